@@ -1,0 +1,213 @@
+"""Pictures of attention patterns, in the manner of the paper's figure 3.
+
+Top row: a square picture of l x l positions in reading order. The query is dark, the keys it sees in the first set
+(A1) and in the second (A2) are coloured. Bottom row: the connectivity matrix of the same sequence, queries downwards,
+keys to the right; nothing above the diagonal is ever computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from src.attention.patterns import Block, Column, Dense, Fixed, KeySet, Pattern, Strided, Summary, Window
+
+INK = "#1f2a44"
+FIRST, SECOND, BOTH = "#3a7ebf", "#f2a541", "#3f9c7a"
+PAST, FUTURE = "#e4e8f0", "#f7f8fb"
+# beyond this many positions cells are smaller than a pixel and the picture takes seconds
+LARGEST = 256
+# the most cells in a row that still get lines between them
+FINEST_GRID = 100
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    first: KeySet
+    second: KeySet | None
+    names: tuple[str, str]
+
+
+def draw_figure3(stride: int = 8, summary: int = 2) -> Figure:
+    """Draw dense, strided and fixed attention side by side (figure 3).
+
+    Args:
+        stride: ``l``, the side of the square picture; the sequence has ``l * l`` positions.
+        summary: ``c``, summary cells a block.
+
+    Returns:
+        A figure on an Agg canvas: save it with ``figure.savefig(path)``.
+
+    Raises:
+        ValueError: an impossible stride or summary.
+    """
+    panels = (
+        _Panel("dense", Dense(), None, ("all keys up to the query", "")),
+        _panel(Strided(stride), "strided"),
+        _panel(Fixed(stride, summary), "fixed"),
+    )
+    return _draw(panels, stride, stride * stride)
+
+
+def draw_pattern(pattern: Pattern, heads: int, n: int) -> Figure:
+    """Draw what the heads of one pattern see, one column of panels for each different key set.
+
+    A long sequence is scaled down: the stride shrinks to the square root of what can be drawn, and the summary cells
+    with it in proportion.
+
+    Args:
+        pattern: the pattern of a run.
+        heads: attention heads of a residual block.
+        n: sequence length of the run, in positions.
+
+    Returns:
+        A figure on an Agg canvas.
+    """
+    shown = _scaled(pattern, n)
+    blocks_shown = min(shown.stride, LARGEST // shown.stride, -(-n // pattern.stride))
+    n_shown = min(n, shown.stride * max(2, blocks_shown))
+    # one residual block of each kind
+    blocks = range(sum(pattern.interleave)) if pattern.mode == "interleaved" else range(1)
+    kinds = dict.fromkeys(keys for block in blocks for keys in shown.layer(heads, block))
+    panels = tuple(_panel(keys, _heads_title(shown, keys, heads)) for keys in list(kinds)[:4])
+    figure = _draw(panels, shown.stride, n_shown)
+    scaled = f", drawn with stride {shown.stride}" if shown.stride != pattern.stride and shown.name != "dense" else ""
+    stride = "" if pattern.name == "dense" else f" {pattern.mode}, stride {pattern.stride}"
+    more = f" ({len(kinds) - len(panels)} more kinds of head)" if len(kinds) > len(panels) else ""
+    figure.suptitle(f"{pattern.name}{stride}, {n:,} positions{scaled}{more}", color=INK, fontsize=11)
+    return figure
+
+
+def sets_matrix(first: KeySet, second: KeySet | None, n: int) -> np.ndarray:
+    """Give an (n, n) array of small integers: 0 future, 1 past but unseen, 2 first set, 3 second set, 4 both."""
+    i, j = np.arange(n)[:, None], np.arange(n)[None, :]
+    in_first = np.asarray(first.sees(i, j))
+    in_second = np.zeros_like(in_first) if second is None else np.asarray(second.sees(i, j))
+    kinds = np.where(j <= i, 1, 0)
+    kinds[in_first], kinds[in_second], kinds[in_first & in_second] = 2, 3, 4
+    return kinds
+
+
+def _scaled(pattern: Pattern, n: int) -> Pattern:
+    if pattern.name == "dense":
+        return Pattern("dense", stride=8)
+    if pattern.stride <= 16 and n <= LARGEST:
+        return pattern
+    choices = pattern.stride // pattern.summary if pattern.name == "fixed" else 1
+    choices = min(choices, 16)
+    summary = max(1, 16 // choices)
+    stride = summary * choices if pattern.name == "fixed" else min(pattern.stride, 16)
+    return Pattern(pattern.name, stride, min(summary, stride), pattern.mode, pattern.distinct, pattern.interleave)
+
+
+def _heads_title(pattern: Pattern, keys: KeySet, heads: int) -> str:
+    if pattern.name == "dense":
+        return "every head"
+    if pattern.mode == "interleaved":
+        first, second = pattern.interleave
+        which = f"{first} of {first + second} blocks"
+        return f"{keys.name}, {which if isinstance(keys, Window | Block) else 'the other blocks'}"
+    own = [h for h, other in enumerate(pattern.layer(heads)) if other == keys]
+    if len(own) == heads:
+        return f"{keys.name}, every head"
+    if len(own) > 2 and own[-1] - own[0] == len(own) - 1:
+        return f"{keys.name}, heads {own[0]} to {own[-1]}"
+    return f"{keys.name}, head{'s' * (len(own) > 1)} {', '.join(map(str, own))}"
+
+
+def _panel(keys: KeySet, title: str) -> _Panel:
+    """Show a merged set as the two sets that it is made of, any other as it is."""
+    match keys:
+        case Strided(stride):
+            return _Panel(title, Window(stride), Column(stride), ("previous l positions", "every l-th before"))
+        case Fixed(stride, summary, sub_block):
+            second = Summary(stride, summary, sub_block)
+            return _Panel(title, Block(stride), second, ("own block", "summary cells"))
+        case Column() | Summary():
+            names = {"column": "every l-th position", "summary": "summary cells"}
+            return _Panel(title, _Nothing(), keys, ("", names[keys.name]))
+    names = {"window": "previous l positions", "block": "own block"}
+    return _Panel(title, keys, None, (names.get(keys.name, "all keys up to the query"), ""))
+
+
+@dataclass(frozen=True)
+class _Nothing(KeySet):
+    """No key at all: the first set of a head that has only the second."""
+
+    def sees(self, i: Any, j: Any) -> Any:
+        return np.zeros(np.broadcast(i, j).shape, dtype=bool)
+
+    def pairs(self, n: int) -> int:
+        return 0
+
+
+def _draw(panels: Sequence[_Panel], side: int, n: int) -> Figure:
+    figure = Figure(figsize=(3.4 * len(panels) + 0.4, 6.6), dpi=160, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, len(panels), height_ratios=(1, 1.6), squeeze=False)
+    for column, panel in enumerate(panels):
+        _draw_column(axes[0, column], axes[1, column], panel, side, n)
+    _legend(figure, panels)
+    return figure
+
+
+def _draw_column(top: Axes, bottom: Axes, panel: _Panel, side: int, n: int) -> None:
+    kinds = sets_matrix(panel.first, panel.second, n)
+    share = np.count_nonzero(kinds > 1) / (n * (n + 1) / 2)
+    rows = -(-n // side)
+    # a query past the middle of its row, well down the picture: every kind of key shows
+    query = min(n - 1, side * int(rows * 0.7) + int(side * 0.6))
+    picture = np.zeros(rows * side, dtype=int)
+    picture[:n] = kinds[query]
+    picture[query] = 5
+    _cells(top, picture.reshape(rows, side))
+    np.fill_diagonal(kinds, 5)
+    _cells(bottom, kinds)
+    top.set_title(panel.title, color=INK, fontsize=13, fontweight="bold", pad=8)
+    names = [name for name in panel.names if name]
+    sets = " and ".join(names) if len(names) > 1 else names[0]
+    label = f"{sets}\n{share:.0%} of the causal pairs of {n} positions"
+    bottom.set_xlabel(label, color=INK, fontsize=9, labelpad=6, linespacing=1.5)
+
+
+def _legend(figure: Figure, panels: Sequence[_Panel]) -> None:
+    handles = [Patch(color=INK, label="query")]
+    if any(panel.names[0] for panel in panels):
+        handles.append(Patch(color=FIRST, label="first set, A1"))
+    if any(panel.names[1] for panel in panels):
+        handles.append(Patch(color=SECOND, label="second set, A2"))
+    if any(all(panel.names) for panel in panels):
+        handles.append(Patch(color=BOTH, label="in both"))
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=9.5,
+        labelcolor=INK,
+        handlelength=1.0,
+        handleheight=1.0,
+        columnspacing=2.0,
+    )
+
+
+def _cells(axes: Axes, kinds: np.ndarray) -> None:
+    palette = np.array([to_rgb(colour) for colour in (FUTURE, PAST, FIRST, SECOND, BOTH, INK)])
+    axes.imshow(palette[kinds], interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color("#c9d0dd")
+    rows, columns = kinds.shape
+    if columns <= FINEST_GRID:
+        width = 1.0 if columns <= 16 else 0.35
+        axes.hlines(np.arange(1, rows) - 0.5, -0.5, columns - 0.5, color="white", linewidth=width)
+        axes.vlines(np.arange(1, columns) - 0.5, -0.5, rows - 0.5, color="white", linewidth=width)

@@ -1,0 +1,38 @@
+"""The attention pattern as a picture, at the start of a run: to a file and to wandb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+from src.attention import Pattern
+
+
+class PatternPicture(Callback):
+    """Draws what each head sees.
+
+    Args:
+        file: where the PNG goes.
+        pattern: what is drawn.
+        heads: attention heads of a block.
+        context: sequence length of the run.
+    """
+
+    def __init__(self, file: Path, pattern: Pattern, heads: int, context: int) -> None:
+        self.file = file
+        self.pattern = pattern
+        self.heads = heads
+        self.context = context
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw once; a resumed run keeps the picture it has."""
+        if not trainer.is_global_zero or self.file.is_file():
+            return
+        from src.attention.draw import draw_pattern  # late: matplotlib takes a second to import
+
+        draw_pattern(self.pattern, self.heads, self.context).savefig(self.file)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("attention/pattern", [str(self.file)], step=trainer.global_step)

@@ -1,0 +1,144 @@
+"""What the commands share: compose with Hydra, and tell a user's mistake in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
+
+from src.config import Config, EvalConfig, schema_leaves
+from src.errors import UserError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+WORDS = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list[str]": "a list",
+}
+
+
+def command(config_name: str, task: Callable[[DictConfig], None]) -> None:
+    """Compose the command line's configuration and hand it to ``task``, once for each job of a sweep.
+
+    Args:
+        config_name: file of conf/ that the composition starts from.
+        task: what to do with a composed configuration. A ``UserError`` in one job leaves the others alone.
+
+    Exits with code 2 after the sentences of all user errors.
+    """
+    mistakes: list[UserError] = []
+
+    def guarded(cfg: DictConfig) -> None:
+        try:
+            task(cfg)
+        except UserError as error:
+            mistakes.append(error)
+            say_error(error)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of Hydra's own printing
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        say_error(UserError(composition_sentence(error)))
+        sys.exit(2)
+    if mistakes:
+        sys.exit(2)
+
+
+def say_error(error: UserError) -> None:
+    """Print a user's mistake on stderr."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+
+
+def typed(cfg: DictConfig, kind: type[Config] = Config) -> Config:
+    """Turn a composed configuration into its dataclass.
+
+    Args:
+        cfg: as Hydra composed it.
+        kind: ``Config``, or ``EvalConfig`` with the keys of ``src.eval``.
+
+    Raises:
+        UserError: a key that the schema does not have (``+key=value``), or one without a value.
+    """
+    known = schema_leaves(kind)
+    for key in _leaves(cfg, known):
+        if key not in known:
+            raise UserError(_unknown(key))
+    try:
+        return OmegaConf.to_object(cfg)  # type: ignore[return-value]
+    except MissingMandatoryValue as error:
+        raise UserError(composition_sentence(error)) from error
+
+
+def overridden_keys() -> list[str]:
+    """Keys and groups that the command line of this job names, in its order."""
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    return [override.key_or_group for override in overrides]
+
+
+def composition_sentence(error: BaseException) -> str:
+    """Say in one sentence what Hydra or OmegaConf found wrong: the key, the value and what is allowed."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = getattr(cause, "full_key", None)
+    if isinstance(error, MissingConfigException):
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice} is no choice of conf/{group}/: allowed are {', '.join(error.options or ())}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be read as KEY=VALUE: quote values that hold blanks, commas or brackets"
+    if isinstance(cause, ValidationError) and key:
+        allowed = allowed_words(schema_leaves(EvalConfig).get(key, "a value of another type"))
+        return f"{key} must be {allowed}, found {getattr(cause, 'value', None) or _value_given(key)!r}"
+    if isinstance(cause, MissingMandatoryValue) and key:
+        return f"{key} has no value: give it as {key}=VALUE"
+    if key:
+        return _unknown(_key_given(key))
+    first = str(error).strip().splitlines()[0]
+    if first.startswith("Could not override '"):
+        return _unknown(_key_given(first.split("'")[1]))
+    return first
+
+
+def allowed_words(type_name: str) -> str:
+    """Say a type of the schema in words."""
+    names = [part.strip() for part in type_name.split("|")]
+    return " or ".join("null" if name == "None" else WORDS.get(name, name) for name in names)
+
+
+def _value_given(key: str) -> str:
+    given = [a.partition("=")[2] for a in sys.argv[1:] if a.partition("=")[0].lstrip("+") == key]
+    return given[-1] if given else ""
+
+
+def _key_given(beginning: str) -> str:
+    keys = [a.partition("=")[0] for a in sys.argv[1:]]
+    return next((key for key in keys if key.startswith(beginning)), beginning)
+
+
+def _unknown(key: str) -> str:
+    groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+    near = [k for k in difflib.get_close_matches(key, [*schema_leaves(EvalConfig), *groups], n=2) if k != key]
+    hint = f": did you mean {near[0]}?" if near else ": --help lists them all"
+    return f"{key} is not a key of the configuration{hint}"
+
+
+def _leaves(cfg: Any, known: dict[str, str], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name in cfg:
+        key, node = f"{prefix}{name}", cfg._get_node(name)
+        if isinstance(node, DictConfig) and key not in known:
+            keys += _leaves(node, known, f"{key}.")
+        else:
+            keys.append(key)
+    return keys

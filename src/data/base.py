@@ -1,0 +1,314 @@
+"""What every data set of bytes shares: loaders in a reproducible order, and the facts that a run logs."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from src.data.byte_windows import Bytes, ByteStore, EvalWindows, TrainWindows
+from src.data.sampler import (
+    EMPTY,
+    EvalBatchSampler,
+    IntArray,
+    TrainBatchSampler,
+    TrainOrder,
+    micro_batch_size,
+)
+from src.errors import UserError
+
+Fact = str | int | bool
+
+
+class TrainItems(Protocol):
+    """The training sequences of a data set."""
+
+    def __len__(self) -> int:
+        """Sequences an epoch."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the split."""
+
+    def batch(self, epochs: IntArray, indices: IntArray) -> Bytes:
+        """Read sequences ``indices`` as they are in ``epochs``, int64 (B,) each."""
+
+
+class EvalItems(Protocol):
+    """The sequences of a validation or test split."""
+
+    def __len__(self) -> int:
+        """Sequences of the split."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the split."""
+
+    def batch(self, indices: IntArray) -> Bytes:
+        """Read sequences ``indices``, int64 (B,)."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """An opened data set.
+
+    Args:
+        train: the training sequences.
+        val: the validation sequences.
+        test: the test sequences.
+        label: the name that goes with every figure, saying so if the data are partial.
+        partial: the data are less than the official set.
+        facts: what identifies the data: path, size, checksum.
+    """
+
+    train: TrainItems
+    val: EvalItems
+    test: EvalItems
+    label: str
+    partial: bool = False
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+
+class ByteDataModule(LightningDataModule):
+    """Base of the data sets: subclasses bring the files (``prepare_data``) and open them (``open_splits``).
+
+    The training loader starts at the trainer's global step and ends at its ``max_steps``; its order is a
+    function of (seed, step) alone. The trainer must be made with ``use_distributed_sampler=False``. Without a
+    trainer the loaders are those of a single device, and training is one epoch.
+
+    Args:
+        context: bytes of a sequence.
+        batch_size: sequences of one optimizer step over all devices.
+        seed: seed of the training order.
+        micro_batch: sequences of one forward pass on one device; None for the device's share of the batch.
+        eval_batch_size: sequences of one evaluation batch on one device; None for the micro-batch.
+        workers: loader processes a device.
+
+    Raises:
+        UserError: an impossible value; the sentence names its key.
+    """
+
+    def __init__(
+        self,
+        context: int,
+        batch_size: int,
+        seed: int,
+        *,
+        micro_batch: int | None = None,
+        eval_batch_size: int | None = None,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        _at_least(1, "data.context", context)
+        _at_least(1, "data.batch_size", batch_size)
+        _at_least(0, "seed", seed)
+        _at_least(1, "data.micro_batch", micro_batch)
+        _at_least(1, "data.eval_batch_size", eval_batch_size)
+        _at_least(0, "data.workers", workers)
+        self.context = context
+        self.batch_size = batch_size
+        self.seed = seed
+        self.micro_batch = micro_batch
+        self.eval_batch_size = eval_batch_size
+        self.workers = workers
+        self._splits: Splits | None = None
+
+    @abstractmethod
+    def open_splits(self) -> Splits:
+        """Open the files that ``prepare_data`` left; runs in every process."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the splits, once."""
+        if self._splits is None:
+            self._splits = self.open_splits()
+
+    @property
+    def splits(self) -> Splits:
+        """The opened data set; only after ``setup``."""
+        if self._splits is None:
+            raise RuntimeError(f"{type(self).__name__}.setup() has not run yet")
+        return self._splits
+
+    @property
+    def train_sequences(self) -> int:
+        """Training sequences an epoch (N)."""
+        return len(self.splits.train)
+
+    @property
+    def train_bytes(self) -> int:
+        """Bytes of the training split."""
+        return self.splits.train.nbytes
+
+    @property
+    def val_bytes(self) -> int:
+        """Bytes of the validation split, each scored exactly once."""
+        return self.splits.val.nbytes
+
+    @property
+    def test_bytes(self) -> int:
+        """Bytes of the test split, each scored exactly once."""
+        return self.splits.test.nbytes
+
+    @property
+    def label(self) -> str:
+        """The name that goes with every figure, saying so if the data are partial."""
+        return self.splits.label
+
+    @property
+    def partial(self) -> bool:
+        """The data are less than the official set."""
+        return self.splits.partial
+
+    def facts(self) -> dict[str, Fact]:
+        """Give what identifies the data in a report: label, path, size, checksum, bytes of each split."""
+        return {
+            "label": self.label,
+            "partial": self.partial,
+            **self.splits.facts,
+            "train_bytes": self.train_bytes,
+            "val_bytes": self.val_bytes,
+            "test_bytes": self.test_bytes,
+            "train_sequences": self.train_sequences,
+        }
+
+    def steps(self, epochs: float) -> int:
+        """Turn epochs into optimizer steps, rounded up."""
+        return math.ceil(epochs * self.train_sequences / self.batch_size)
+
+    def micro_batches(self, world: int = 1) -> int:
+        """Give one device's forward passes in one optimizer step (Lightning's accumulate_grad_batches).
+
+        Raises:
+            UserError: the batch does not split evenly over ``world`` devices.
+        """
+        return self.batch_size // world // micro_batch_size(self.batch_size, world, self.micro_batch)
+
+    def train_dataloader(self) -> DataLoader[Bytes]:
+        """Load this device's micro-batches from the trainer's global step to its last step."""
+        rank, world = self._place()
+        start, stop = 0, self.steps(1)
+        if self.trainer is not None:
+            start, stop = self.trainer.global_step, self.trainer.max_steps
+            _at_least(1, "trainer.max_steps", stop)
+        sampler = TrainBatchSampler(
+            self.batch_size,
+            micro_batch=self.micro_batch,
+            rank=rank,
+            world=world,
+            start_step=start,
+            stop_step=stop,
+        )
+        order = TrainOrder(self.train_sequences, self.seed)
+        return self._loader(_TrainDataset(self.splits.train, order), sampler)
+
+    def val_dataloader(self) -> DataLoader[Bytes]:
+        """Load this device's share of the whole validation split."""
+        return self._eval_loader(self.splits.val)
+
+    def test_dataloader(self) -> DataLoader[Bytes]:
+        """Load this device's share of the whole test split."""
+        return self._eval_loader(self.splits.test)
+
+    def _eval_loader(self, items: EvalItems) -> DataLoader[Bytes]:
+        rank, world = self._place()
+        size = self.eval_batch_size or micro_batch_size(self.batch_size, world, self.micro_batch)
+        return self._loader(_EvalDataset(items), EvalBatchSampler(len(items), size, rank, world))
+
+    def _place(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _loader(self, dataset: Dataset[Bytes], sampler: TrainBatchSampler | EvalBatchSampler) -> DataLoader[Bytes]:
+        cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return _StepLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            pin_memory=cuda,
+            persistent_workers=self.workers > 0,
+        )
+
+
+class WindowDataModule(ByteDataModule):
+    """Base of the text data sets: one raw file that is cut into a training, a validation and a test range."""
+
+    def windows(self, path: Path, sizes: tuple[int, int, int], label: str, partial: bool, **facts: Fact) -> Splits:
+        """Open the ranges of ``sizes`` bytes that follow one another in the file ``path``.
+
+        Raises:
+            UserError: the training range is too short for the context, or another one is empty.
+        """
+        train, val, test = sizes
+        if min(sizes) < 1:
+            raise UserError(
+                f"{path} has {sum(sizes):,} bytes, too few to split into training, validation and test data"
+            )
+        return Splits(
+            TrainWindows(ByteStore(path, 0, train), self.context, self.seed),
+            EvalWindows(ByteStore(path, train, train + val), self.context),
+            EvalWindows(ByteStore(path, train + val, train + val + test), self.context),
+            label,
+            partial,
+            {"path": str(path), "size": sum(sizes), **facts},
+        )
+
+
+class _TrainDataset(Dataset[Bytes]):
+    def __init__(self, items: TrainItems, order: TrainOrder) -> None:
+        self.items = items
+        self.order = order
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> Bytes:
+        return self.__getitems__([number])
+
+    def __getitems__(self, numbers: list[int]) -> Bytes:
+        """Read a whole micro-batch of global sequence numbers at once; PyTorch's loader prefers it."""
+        return self.items.batch(*self.order(np.array(numbers, dtype=np.int64)))
+
+
+class _EvalDataset(Dataset[Bytes]):
+    def __init__(self, items: EvalItems) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Bytes:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Bytes:
+        """Read a whole batch at once; ``EMPTY`` becomes a row of zeros with length 0."""
+        if EMPTY in indices:
+            one = self.items.batch(np.zeros(1, dtype=np.int64))
+            return Bytes(torch.zeros_like(one.x), torch.zeros_like(one.length))
+        return self.items.batch(np.array(indices, dtype=np.int64))
+
+
+class _StepLoader(DataLoader[Bytes]):
+    """A loader that resumes by its step, so it keeps no state; saying so spares Lightning its warning."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _at_least(least: int, key: str, found: int | None) -> None:
+    if found is not None and found < least:
+        raise UserError(f"{key} must be at least {least}, found {found}")

@@ -1,0 +1,77 @@
+"""Any file of the user's own as bytes: ``data=bytes data.path=FILE``."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from src.data.base import Fact, Splits, WindowDataModule
+from src.data.byte_windows import split_90_5_5
+from src.data.files import digest
+from src.errors import UserError
+
+_LEAST_BYTES = 20  # so that 5% is at least one byte
+
+
+class BytesFile(WindowDataModule):
+    """A file as it is: its first 90% train, then 5% validation and 5% test.
+
+    Args:
+        path: the file.
+        context: bytes of a sequence.
+        batch_size: sequences of one optimizer step over all devices.
+        seed: seed of the training order.
+        micro_batch: sequences of one forward pass on one device; None for the device's share of the batch.
+        eval_batch_size: sequences of one evaluation batch on one device; None for the micro-batch.
+        workers: loader processes a device.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        context: int,
+        batch_size: int,
+        seed: int,
+        *,
+        micro_batch: int | None = None,
+        eval_batch_size: int | None = None,
+        workers: int = 0,
+    ) -> None:
+        super().__init__(
+            context,
+            batch_size,
+            seed,
+            micro_batch=micro_batch,
+            eval_batch_size=eval_batch_size,
+            workers=workers,
+        )
+        self.path = Path(path).expanduser().absolute()
+
+    def prepare_data(self) -> None:
+        """Check the file before anything is built on it."""
+        self._checked_size()
+
+    def open_splits(self) -> Splits:
+        """Open the three ranges of the file."""
+        return self.windows(self.path, split_90_5_5(self._checked_size()), self.path.name, False)
+
+    def facts(self) -> dict[str, Fact]:
+        """Give what identifies the data, with the file's sha256: computed on demand, for the file may be large."""
+        return {**super().facts(), "sha256": self._sha256}
+
+    @cached_property
+    def _sha256(self) -> str:
+        return digest(self.path, "sha256")
+
+    def _checked_size(self) -> int:
+        if not self.path.is_file():
+            found = "a folder" if self.path.is_dir() else "none there" if not self.path.exists() else "no plain file"
+            raise UserError(f"data.path must be an existing file, found {found}: {self.path}")
+        try:
+            with self.path.open("rb"):
+                size = self.path.stat().st_size
+        except OSError as error:
+            raise UserError(f"data.path cannot be read ({error.strerror}): {self.path}") from error
+        if size < _LEAST_BYTES:
+            raise UserError(f"data.path must have at least {_LEAST_BYTES} bytes, found {size}: {self.path}")
+        return size

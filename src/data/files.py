@@ -1,0 +1,121 @@
+"""Writing and checking data files: atomically, in bounded memory, and safely beside other processes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from src.errors import UserError
+
+CHUNK = 1 << 20
+"""Bytes read at a time."""
+
+_QUIET_BELOW = 64 << 20  # bytes that are read too fast to need a progress bar
+
+
+def byte_progress(size: int | None = None) -> Progress:
+    """Make a progress bar for bytes, with speed and time left, on standard error; silent for small sizes."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=size is not None and size < _QUIET_BELOW,
+    )
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that appears under its name only when it is whole and on the disk.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror or error}); choose another paths.data_dir") from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let one process of this machine at a time work on the files of a folder; the others wait.
+
+    Where the folder cannot be written or the file system knows no locks, nobody waits: every file is written
+    under a name of its own and then renamed, so the lock saves work but is not what keeps files whole.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((folder / ".lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def digest(path: Path, algorithm: str) -> str:
+    """Compute a file's checksum, ``md5`` or ``sha256``, in hexadecimal; large files show their progress."""
+    checksum = hashlib.new(algorithm, usedforsecurity=False)
+    size = path.stat().st_size
+    with byte_progress(size) as progress, path.open("rb") as file:
+        task = progress.add_task(f"checking {path.name}", total=size)
+        while chunk := file.read(CHUNK):
+            checksum.update(chunk)
+            progress.advance(task, len(chunk))
+    return checksum.hexdigest()
+
+
+def remember_digest(path: Path, algorithm: str, found: str) -> None:
+    """Write a file's checksum beside it, with the file's size and time of change; a read-only folder is left alone."""
+    with contextlib.suppress(UserError), written_whole(_side_file(path, algorithm)) as file:
+        file.write(json.dumps({**_state(path), algorithm: found}).encode())
+
+
+def remembered_digest(path: Path, algorithm: str) -> str:
+    """Give a file's checksum as it is remembered beside it, or compute and remember it.
+
+    What is remembered holds while the file keeps its size and its time of change.
+    """
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        known = json.loads(_side_file(path, algorithm).read_text())
+        if {key: known[key] for key in ("size", "mtime_ns")} == _state(path):
+            return str(known[algorithm])
+    found = digest(path, algorithm)
+    remember_digest(path, algorithm, found)
+    return found
+
+
+def _side_file(path: Path, algorithm: str) -> Path:
+    return path.with_name(f"{path.name}.{algorithm}.json")
+
+
+def _state(path: Path) -> dict[str, int]:
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}

@@ -1,0 +1,233 @@
+"""One job: ``python -m src.job RUN_DIR`` trains what RUN_DIR/config.yaml says, from the last checkpoint on.
+
+Every way to start training ends here: a single run, each job of a sweep, each rank of several devices, a resumed run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Trainer
+
+from src import build
+from src.attention.attend import resolve_backend
+from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.figures import Figures
+from src.callbacks.stop_signal import Interrupted
+from src.cli import say_error
+from src.config import Config
+from src.data.base import ByteDataModule
+from src.errors import UserError
+from src.machine import check_machine
+from src.models.language_model import LanguageModel
+from src.provenance import append_provenance
+from src.report import results_table
+from src.run import Run
+
+log = logging.getLogger("src.job")  # by name: run as a module, __name__ is "__main__"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job of one run directory; returns the exit code."""
+    if len(arguments) != 1:
+        say_error(UserError("src.job takes one run directory: start runs with python -m src.train"))
+        return 2
+    code = 1
+    run = Run(Path(arguments[0]))
+    fresh = run.last_checkpoint is None and not run.summary_file.is_file()
+    try:
+        run = Run.find(arguments[0])
+        set_up_logging(run.path / "train.log")
+        train_run(run)
+        code = 0
+    except UserError as error:
+        code = 2
+        say_error(error)
+        if fresh and run.last_checkpoint is None and first_process():
+            shutil.rmtree(run.path, ignore_errors=True)  # nothing was trained: leave nothing behind
+    except Interrupted as interrupted:
+        code = 128 + interrupted.signum
+        log.info("stopped by %s; go on with:  python -m src.train resume=%s", interrupted, run.path)
+    except Exception:
+        log.exception("the job failed; its state is in %s", run.path)
+    finally:
+        finish_wandb(code)
+    return code
+
+
+def train_run(run: Run) -> None:
+    """Train, keep the best, score the test split with it, write summary.json.
+
+    Raises:
+        UserError: what the user can mend: data, keys, a finished run.
+        Interrupted: a signal asked to stop; the state is saved.
+    """
+    config = run.config()
+    check_machine(config)
+    data = prepared_data(config)
+    max_steps = config.trainer.max_steps or data.steps(config.trainer.epochs)
+    if run.summary().get("status") == "finished" and run.summary().get("train/steps", 0) >= max_steps:
+        raise UserError(f"{run.path} is finished at step {max_steps}: raise trainer.max_steps to go on")
+    resumed_step = saved_step(run)
+    loggers = build.loggers(config, run, resumed_step, data.facts())
+    callbacks = build.callbacks(config, run, data)
+    ranks = config.trainer.devices * config.trainer.num_nodes
+    accumulate = data.micro_batches(ranks)
+    trainer = build.trainer(config, run, max_steps, accumulate, logger=loggers, callbacks=callbacks)
+    language_model = build.language_model(config, max_steps)
+    if trainer.is_global_zero:
+        append_provenance(run.path / "provenance.jsonl")
+        introduce(run, config, data, language_model, trainer, resumed_step)
+    started = time.monotonic()
+    trainer.fit(language_model, datamodule=data, ckpt_path=run.last_checkpoint, weights_only=True)
+    seconds = time.monotonic() - started
+    trainer.test(language_model, datamodule=data, ckpt_path=run.checkpoint("best"), weights_only=True, verbose=False)
+    if trainer.is_global_zero:
+        conclude(run, data, language_model, trainer, seconds)
+
+
+def evaluate_run(run: Run, config: Config, checkpoint: Path, split: str) -> None:
+    """Score every byte of a split with a checkpoint; print the figures and add them to summary.json.
+
+    Args:
+        run: the run's directory.
+        config: its configuration, with the changes of the command line.
+        checkpoint: file of the weights.
+        split: ``test`` or ``validation``.
+    """
+    quiet_libraries()
+    check_machine(config)
+    data = prepared_data(config)
+    language_model = build.language_model(config, max_steps=1)
+    callbacks = [build.Progress(leave=True)] if config.trainer.progress else []
+    trainer = build.trainer(config, run, 1, 1, logger=False, callbacks=callbacks, enable_checkpointing=False)
+    score = trainer.test if split == "test" else trainer.validate
+    score(language_model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    name = "test" if split == "test" else "val"
+    prefix = "" if checkpoint.stem == "best" else f"{checkpoint.stem}/"
+    figures: dict[str, Any] = {
+        f"{prefix}{name}/bits_per_byte": float(trainer.callback_metrics[f"{name}/bits_per_byte"]),
+        f"{prefix}{name}/bytes": data.test_bytes if split == "test" else data.val_bytes,
+        "data/label": data.label,
+        "data/partial": data.partial,
+    }
+    if trainer.is_global_zero:
+        run.update_summary(figures)
+        results_table(f"{run.path.name}, {checkpoint.name}", figures)
+
+
+def prepared_data(config: Config) -> ByteDataModule:
+    """Get and open the data; the first process alone downloads and unpacks."""
+    data = build.data_module(config)
+    if first_process():
+        data.prepare_data()
+    data.setup()
+    return data
+
+
+def first_process() -> bool:
+    """Say whether this is the first process of its machine: the one that prints, downloads and tidies up."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+def saved_step(run: Run) -> int:
+    """Optimizer step of the last checkpoint; 0 where there is none."""
+    import torch
+
+    if run.last_checkpoint is None:
+        return 0
+    return int(torch.load(run.last_checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+
+
+def introduce(
+    run: Run, config: Config, data: ByteDataModule, model: LanguageModel, trainer: Trainer, resumed_step: int
+) -> None:
+    """Say what is about to happen."""
+    parameters = model.model.parameter_count()
+    layer = model.model.pattern.layer(config.model.heads)
+    backend = resolve_backend(cast(Any, config.attention.backend), layer, trainer.strategy.root_device)
+    log.info("run directory %s", run.path)
+    log.info("data %s", ", ".join(f"{key} {value}" for key, value in data.facts().items()))
+    log.info("model with %s parameters, context %s", f"{parameters:,}", f"{config.data.context:,}")
+    log.info("attention %s (%s), backend %s", config.attention.pattern, config.attention.mode, backend)
+    log.info("%s steps of %s bytes", f"{trainer.max_steps:,}", f"{config.data.batch_size * config.data.context:,}")
+    if config.optimizer.warmup_steps > trainer.max_steps:
+        log.warning(
+            "optimizer.warmup_steps=%d is longer than the run of %d steps: the learning rate never reaches its peak",
+            config.optimizer.warmup_steps,
+            trainer.max_steps,
+        )
+    if resumed_step:
+        log.info("going on from step %s", f"{resumed_step:,}")
+
+
+def conclude(run: Run, data: ByteDataModule, model: LanguageModel, trainer: Trainer, seconds: float) -> None:
+    """Write the final figures and say where everything is."""
+    checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+    figures = next(c for c in trainer.callbacks if isinstance(c, Figures))  # type: ignore[attr-defined]
+    test_figure = float(trainer.callback_metrics["test/bits_per_byte"])
+    summary = {
+        "status": "finished",
+        "data/label": data.label,
+        "data/partial": data.partial,
+        "model/parameters": model.model.parameter_count(),
+        "test/bits_per_byte": test_figure,
+        "test/bytes": data.test_bytes,
+        "train/seconds": round(seconds, 1),
+        "train/steps": checkpoints.validated_step,
+        "train/tokens_per_second": round(figures.tokens_per_second, 1),
+        "val/best_step": checkpoints.best_step,
+        "val/bits_per_byte": checkpoints.best,
+    }
+    run.update_summary(summary)
+    for logger in trainer.loggers:
+        logger.log_metrics({"test/bits_per_byte": test_figure}, step=checkpoints.validated_step)
+    results_table(run.path.name, summary)
+    log.info("everything is in %s", run.path)
+
+
+def finish_wandb(code: int) -> None:
+    """End the wandb run with the job's exit code, so that a crash is shown as a crash."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=code)
+
+
+class _Terminal(logging.Handler):
+    """Prints to whatever stdout is at the time, so that lines go above a running progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
+
+
+def set_up_logging(file: Path) -> None:
+    """Send what the project says to the terminal and to the run's log file; the first process alone."""
+    quiet_libraries()
+    logger = logging.getLogger("src")
+    logger.setLevel(logging.INFO)
+    if not first_process():
+        logger.setLevel(logging.ERROR)
+        return
+    terminal, to_file = _Terminal(), logging.FileHandler(file)
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for handler in (terminal, to_file):
+        logger.addHandler(handler)
+
+
+def quiet_libraries() -> None:
+    """Keep Lightning's hints off the screen; its errors stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,42 @@
+"""What this machine can do, asked before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.config import Config
+from src.errors import UserError
+
+
+def check_machine(config: Config) -> None:
+    """Refuse what this machine cannot do.
+
+    Raises:
+        UserError: one sentence with the key, the value found and what is allowed.
+    """
+    if config.data.name == "bytes" and not Path(str(config.data.path)).is_file():
+        raise UserError(f"data.path must be an existing file, found {config.data.path}")
+    wants_gpu = config.trainer.accelerator == "gpu" or config.precision.name == "fp16"
+    if wants_gpu or config.trainer.devices > 1 or config.attention.backend == "triton":
+        _check_devices(config)
+
+
+def _check_devices(config: Config) -> None:
+    import torch  # late: it takes seconds, and most configurations do not need it here
+
+    from src.attention.attend import triton_problem
+
+    gpus = torch.cuda.device_count()
+    on_gpu = gpus > 0 and config.trainer.accelerator != "cpu"
+    if config.trainer.accelerator == "gpu" and not gpus:
+        raise UserError("trainer.accelerator=gpu needs a CUDA GPU and this machine has none: take cpu or auto")
+    if config.precision.name == "fp16" and not on_gpu:
+        raise UserError("precision=fp16 needs a GPU: on a CPU take precision=bf16 or precision=fp32")
+    if on_gpu and config.trainer.devices > gpus:
+        raise UserError(
+            f"trainer.devices must be at most the {gpus} GPUs of this machine, found {config.trainer.devices}"
+        )
+    if config.attention.backend == "triton":
+        problem = triton_problem(torch.device("cuda" if on_gpu else "cpu"))
+        if problem:
+            raise UserError(f"attention.backend=triton cannot run here: {problem}; take torch or auto")

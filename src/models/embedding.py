@@ -1,0 +1,83 @@
+"""Bytes and their positions as vectors (section 5, equation 15)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+PositionKind = Literal["text", "image"]
+
+
+CHANNELS = 3
+
+
+def grid_coordinates(kind: PositionKind, context: int, row: int) -> Tensor:
+    """Give each position its coordinates, one for each learned position embedding.
+
+    Args:
+        kind: ``text`` for (row, column) in a matrix that is ``row`` positions wide; ``image`` for (row, column,
+            channel) of the byte in a picture that is ``row`` pixels wide, three bytes a pixel.
+        context: number of positions.
+        row: width of the matrix in positions (text), or of the picture in pixels (image).
+
+    Returns:
+        int64 tensor of shape (coordinates, context).
+    """
+    position = torch.arange(context)
+    if kind == "text":
+        return torch.stack([position // row, position % row])
+    pixel = position // CHANNELS
+    return torch.stack([pixel // row, pixel % row, position % CHANNELS])
+
+
+def grid_sizes(kind: PositionKind, context: int, row: int) -> tuple[int, ...]:
+    """Give the number of values that each coordinate of ``grid_coordinates`` takes."""
+    if kind == "text":
+        return math.ceil(context / row), row
+    return math.ceil(context / (row * CHANNELS)), row, CHANNELS
+
+
+class ByteEmbedding(nn.Module):
+    """Embed the sequence shifted right by one, with a start symbol, and add the positions of the predicted bytes.
+
+    Args:
+        width: ``d``, width of the residual stream.
+        context: largest number of positions.
+        positions: which position embeddings are summed: 2 for ``text``, 3 for ``image`` (equation 15).
+        row: width of the position matrix, see ``grid_coordinates``.
+        vocabulary: number of symbols; the start symbol is one row more.
+    """
+
+    def __init__(self, width: int, context: int, positions: PositionKind, row: int, vocabulary: int = 256) -> None:
+        super().__init__()
+        self.start = vocabulary
+        self.token = nn.Embedding(vocabulary + 1, width)
+        self.coordinates: Tensor
+        self.register_buffer("coordinates", grid_coordinates(positions, context, row), persistent=False)
+        self.position = nn.ModuleList(nn.Embedding(size, width) for size in grid_sizes(positions, context, row))
+
+    def init_weights(self) -> None:
+        """Draw the weights: standard deviation 0.125/sqrt(d), and 0.125/sqrt(d * n_emb) for positions (section 5)."""
+        width = self.token.embedding_dim
+        nn.init.normal_(self.token.weight, std=0.125 / math.sqrt(width))
+        for table in self.position:
+            nn.init.normal_(table.weight, std=0.125 / math.sqrt(width * len(self.position)))  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed ``x``.
+
+        Args:
+            x: (B, N) symbols of any integer dtype, N at most ``context``.
+
+        Returns:
+            (B, N, width): position t holds symbol t - 1 (the start symbol at 0) and the place of symbol t.
+        """
+        shifted = torch.cat([x.new_full((x.shape[0], 1), 0, dtype=torch.int64), x[:, :-1].long()], dim=1)
+        shifted[:, 0] = self.start
+        hidden: Tensor = self.token(shifted)
+        for table, coordinate in zip(self.position, self.coordinates, strict=True):
+            hidden = hidden + table(coordinate[: x.shape[1]])
+        return hidden

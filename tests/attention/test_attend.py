@@ -1,0 +1,139 @@
+"""The one door: which backend is taken, and what is refused."""
+
+import builtins
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from src.attention import Column, Dense, Pattern, Window
+from src.attention import attend as door
+from src.attention.attend import attend, resolve_backend, triton_problem
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+DENSE, STRIDED = Pattern("dense").layer(2), Pattern("strided", 4).layer(2)
+
+
+def qkv(n: int = 9, heads: int = 2) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, heads, n, 6, dtype=torch.float64, generator=generator) for _ in range(3)]
+
+
+@pytest.fixture
+def no_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hide the package, as on a Mac."""
+    real = builtins.__import__
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.partition(".")[0] == "triton":
+            raise ModuleNotFoundError("No module named 'triton'", name="triton")
+        return real(name, *args, **kwargs)
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "triton"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    triton_problem.cache_clear()
+    yield
+    triton_problem.cache_clear()
+
+
+def test_auto_is_sdpa_for_dense_and_torch_for_sparse_on_a_cpu() -> None:
+    assert resolve_backend("auto", DENSE, CPU) == "sdpa"
+    assert resolve_backend("auto", STRIDED, CPU) == "torch"
+    assert resolve_backend("torch", DENSE, CPU) == "sdpa"
+    assert resolve_backend("reference", DENSE, CPU) == "reference"
+
+
+def test_auto_is_triton_on_a_gpu_where_it_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "triton_problem", lambda device: None)
+    assert resolve_backend("auto", STRIDED, CUDA) == "triton"
+    assert resolve_backend("triton", STRIDED, CUDA) == "triton"
+    assert resolve_backend("torch", STRIDED, CUDA) == "torch"
+    assert resolve_backend("auto", DENSE, CUDA) == "sdpa"
+
+
+def test_without_triton_auto_is_torch_and_triton_is_refused(no_triton: None) -> None:
+    assert triton_problem(CUDA) is not None
+    assert resolve_backend("auto", STRIDED, CUDA) == "torch"
+    with pytest.raises(
+        ValueError, match=r"^backend triton is not available: Triton is not installed.*; use torch or auto$"
+    ):
+        resolve_backend("triton", STRIDED, CUDA)
+    assert attend(*qkv(), STRIDED).shape == (2, 2, 9, 6)
+
+
+def test_triton_on_a_cpu_is_refused_and_never_turns_into_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    triton_problem.cache_clear()
+    for layer in (STRIDED, DENSE):
+        with pytest.raises(
+            ValueError, match=r"backend triton is not available: Triton runs on GPUs.*; use torch or auto"
+        ):
+            attend(*qkv(), layer, "triton")
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(ValueError, match="backend must be one of auto, triton, torch, reference, found 'cuda'"):
+        attend(*qkv(), STRIDED, "cuda")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
+def test_dense_is_causal_attention(backend: Any) -> None:
+    wanted = scaled_dot_product_attention(*qkv(), is_causal=True)
+    assert torch.allclose(attend(*qkv(), DENSE, backend), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("layer", [DENSE, STRIDED])
+def test_the_scale_is_one_over_the_root_of_the_width_unless_given(layer: Any) -> None:
+    for backend in ("auto", "reference"):
+        default = attend(*qkv(), layer, backend)
+        assert torch.allclose(default, attend(*qkv(), layer, backend, scale=6**-0.5), atol=1e-12)
+        assert not torch.allclose(default, attend(*qkv(), layer, backend, scale=1.0), atol=1e-2)
+
+
+def test_dense_and_sparse_heads_side_by_side() -> None:
+    layer = (Window(3), Dense(), Column(3), Dense())
+    found, wanted = (attend(*qkv(heads=4), layer, backend) for backend in ("torch", "reference"))
+    assert torch.allclose(found, wanted, atol=1e-12)
+
+
+def test_shapes_that_do_not_fit_are_refused_in_a_sentence() -> None:
+    q, k, v = qkv()
+    with pytest.raises(ValueError, match=r"q and k must be \(B, H, N, D\).*found q \(2, 2, 9, 6\), k \(2, 2, 9, 5\)"):
+        attend(q, k[..., :5], v, STRIDED)
+    with pytest.raises(ValueError, match="q and k must be"):
+        attend(q, k, v[:, :, :8], STRIDED)
+    with pytest.raises(ValueError, match="q and k must be"):
+        attend(q[0], k[0], v[0], STRIDED)
+    with pytest.raises(ValueError, match="layer must have one key set a head, found 1 for 2 heads"):
+        attend(q, k, v, STRIDED[:1])
+    with pytest.raises(ValueError, match=r"one floating dtype, found torch.float64, torch.float64, torch.float32"):
+        attend(q, k, v.float(), STRIDED)
+
+
+def test_the_reference_makes_no_nan_for_empty_rows() -> None:
+    inputs = [x.requires_grad_() for x in qkv()]
+    out = attend(*inputs, Pattern("fixed", 8, 2, "interleaved", distinct=False).layer(2, block=1), "reference")
+    assert out[:, :, :6].eq(0).all()
+    with torch.autograd.set_detect_anomaly(True):
+        gradients = torch.autograd.grad(out.sum(), inputs)
+    assert all(x.isfinite().all() for x in gradients)
+
+
+def test_dense_compiles_without_a_graph_break() -> None:
+    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return attend(q, k, v, DENSE)
+
+    compiled = torch.compile(run, fullgraph=True, backend="eager")
+    assert torch.allclose(compiled(*qkv()), run(*qkv()))
+
+
+def test_sparse_works_under_compile() -> None:
+    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return attend(q * 2, k, v, STRIDED, "torch") + 1
+
+    assert torch.allclose(torch.compile(run, backend="eager")(*qkv()), run(*qkv()))

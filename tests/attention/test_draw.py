@@ -1,0 +1,47 @@
+"""The pictures: they show the sets themselves, for every pattern, at any length."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from src.attention import Block, Column, Pattern, Summary, Window
+from src.attention.draw import LARGEST, draw_figure3, draw_pattern, sets_matrix
+
+
+def test_the_matrix_says_which_set_a_pair_is_in() -> None:
+    kinds = sets_matrix(Window(2), Column(2), 4)
+    assert kinds.tolist() == [[4, 0, 0, 0], [2, 4, 0, 0], [4, 2, 4, 0], [1, 4, 2, 4]]
+    fixed = sets_matrix(Block(2), Summary(2, 1), 4)
+    assert fixed.tolist() == [[2, 0, 0, 0], [2, 4, 0, 0], [1, 3, 2, 0], [1, 3, 2, 4]]
+
+
+@pytest.mark.parametrize("mode", ["merged", "interleaved", "multihead"])
+@pytest.mark.parametrize("name", ["dense", "strided", "fixed"])
+def test_every_pattern_draws_itself_at_any_length(name: str, mode: str, tmp_path: Path) -> None:
+    for stride, summary, n in ((128, 32, 12_288), (8, 2, 50), (1_024, 8, 1 << 20)):
+        figure = draw_pattern(Pattern(name, stride, summary, mode), 8, n)  # type: ignore[arg-type]
+        drawn = [image.get_array() for axes in figure.axes for image in axes.get_images()]
+        assert drawn and all(max(image.shape) <= LARGEST for image in drawn)
+    figure.savefig(tmp_path / "pattern.png", dpi=40)
+    picture = matplotlib.image.imread(tmp_path / "pattern.png")
+    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 3
+
+
+def test_figure_3_has_a_column_for_each_pattern() -> None:
+    figure = draw_figure3(6, 2)
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["dense", "strided", "fixed"]
+    matrices = [axes.get_images()[0].get_array() for axes in figure.axes[3:]]
+    assert [matrix.shape for matrix in matrices] == [(36, 36, 3)] * 3
+
+
+def test_the_script_writes_a_picture_and_refuses_impossible_patterns(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "scripts.draw_patterns", "--out", str(tmp_path / "new" / "figure.png")]
+    subprocess.run(command, check=True)
+    assert matplotlib.image.imread(tmp_path / "new" / "figure.png").shape[0] > 500
+    refused = subprocess.run([*command, "--summary", "3"], check=False, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "summary must divide stride (8), found 3" in refused.stderr
