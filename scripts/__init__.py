@@ -1,0 +1,1 @@
+"""Benchmarks, pictures and reports: small programs with --help."""

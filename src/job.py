@@ -87,10 +87,10 @@ def train_run(run: Run) -> None:
         introduce(run, config, data, language_model, trainer, resumed_step)
     started = time.monotonic()
     trainer.fit(language_model, datamodule=data, ckpt_path=run.last_checkpoint, weights_only=True)
-    seconds = time.monotonic() - started
+    figures = training_figures(trainer, time.monotonic() - started)
     trainer.test(language_model, datamodule=data, ckpt_path=run.checkpoint("best"), weights_only=True, verbose=False)
     if trainer.is_global_zero:
-        conclude(run, data, language_model, trainer, seconds)
+        conclude(run, data, language_model, trainer, figures)
 
 
 def evaluate_run(run: Run, config: Config, checkpoint: Path, split: str) -> None:
@@ -168,29 +168,39 @@ def introduce(
         log.info("going on from step %s", f"{resumed_step:,}")
 
 
-def conclude(run: Run, data: ByteDataModule, model: LanguageModel, trainer: Trainer, seconds: float) -> None:
-    """Write the final figures and say where everything is."""
+def training_figures(trainer: Trainer, seconds: float) -> dict[str, Any]:
+    """Collect the figures of training; before testing, which takes the callbacks back to the best checkpoint."""
     checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
     figures = next(c for c in trainer.callbacks if isinstance(c, Figures))  # type: ignore[attr-defined]
+    return {
+        "train/seconds": round(seconds, 1),
+        "train/steps": trainer.global_step,
+        "train/tokens_per_second": round(figures.tokens_per_second, 1),
+        "val/best_step": checkpoints.best_step,
+        "val/bits_per_byte": checkpoints.best,
+    }
+
+
+def conclude(run: Run, data: ByteDataModule, model: LanguageModel, trainer: Trainer, figures: dict[str, Any]) -> None:
+    """Write the final figures and say where everything is."""
     test_figure = float(trainer.callback_metrics["test/bits_per_byte"])
     summary = {
+        **figures,
         "status": "finished",
         "data/label": data.label,
         "data/partial": data.partial,
         "model/parameters": model.model.parameter_count(),
         "test/bits_per_byte": test_figure,
         "test/bytes": data.test_bytes,
-        "train/seconds": round(seconds, 1),
-        "train/steps": checkpoints.validated_step,
-        "train/tokens_per_second": round(figures.tokens_per_second, 1),
-        "val/best_step": checkpoints.best_step,
-        "val/bits_per_byte": checkpoints.best,
     }
     run.update_summary(summary)
     for logger in trainer.loggers:
-        logger.log_metrics({"test/bits_per_byte": test_figure}, step=checkpoints.validated_step)
+        logger.log_metrics({"test/bits_per_byte": test_figure}, step=figures["train/steps"])
     results_table(run.path.name, summary)
     log.info("everything is in %s", run.path)
+    offline = run.path / "wandb"
+    if offline.is_dir():
+        log.info("look at it in the terminal with:  %s leet %s", Path(sys.executable).parent / "wandb", offline)
 
 
 def finish_wandb(code: int) -> None:

@@ -3,6 +3,8 @@
 import os
 import random
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, one core each; before torch is imported
+
 import pytest
 import torch
 

@@ -114,6 +114,13 @@ class Checkpoints(Checkpoint):
         """Store the configuration, so that a checkpoint says what it is."""
         checkpoint["config"] = self.config
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Count Lightning's batches in today's micro-batches: the split of a step may have changed since."""
+        done = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            counts.update(dict.fromkeys(("ready", "started", "processed", "completed"), done))
+
     def _validation_due(self, trainer: Trainer) -> bool:
         step = trainer.global_step
         return step % self._interval(trainer) == 0 and self.validated_step != step
@@ -126,8 +133,11 @@ class Checkpoints(Checkpoint):
 
     @staticmethod
     def _validate(trainer: Trainer) -> None:
+        """Validate out of turn, as Lightning's training loop does it in turn."""
         loop = trainer.fit_loop.epoch_loop.val_loop
         loop.restarting = False
+        first_iteration = trainer._logger_connector._first_loop_iter
         trainer.validating = True
         loop.run()
         trainer.training = True
+        trainer._logger_connector._first_loop_iter = first_iteration

@@ -1,5 +1,7 @@
 """Warm-up, cosine, and which parameters decay (section 6)."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -19,7 +21,7 @@ def test_cosine_falls_from_one_to_zero_through_a_half():
     assert factors[0] == 1
     assert factors[50] == pytest.approx(0.5)
     assert factors[-1] == pytest.approx(0)
-    assert all(a > b for a, b in zip(factors, factors[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(factors))
 
 
 def test_past_the_end_the_rate_stays_zero():

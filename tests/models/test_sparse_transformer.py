@@ -151,7 +151,9 @@ def test_positions_of_text_and_pictures():
     assert channels == [0, 1, 2] * 6
 
 
-@pytest.mark.parametrize(("kind", "context", "row"), [("text", 37, 8), ("text", 5, 8), ("image", 48, 4), ("image", 7, 2)])
+@pytest.mark.parametrize(
+    ("kind", "context", "row"), [("text", 37, 8), ("text", 5, 8), ("image", 48, 4), ("image", 7, 2)]
+)
 def test_every_coordinate_has_an_embedding(kind, context, row):
     assert (grid_coordinates(kind, context, row).amax(1) < torch.tensor(grid_sizes(kind, context, row))).all()
 

@@ -1,0 +1,99 @@
+"""Tiny real runs for tests: the commands as a user types them, on a small file of bytes."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from src.cli import CONF
+
+TINY = (
+    "data=bytes",
+    "data.context=64",
+    "data.batch_size=4",
+    "attention.stride=8",
+    "attention.summary=2",
+    "model.depth=2",
+    "model.width=16",
+    "model.heads=2",
+    "model.dropout=0.2",
+    "optimizer.warmup_steps=2",
+    "trainer.max_steps=12",
+    "trainer.val_every=5",
+    "trainer.checkpoint_every=3",
+    "trainer.log_every=1",
+    "logger.kind=csv",
+    "logger.sample_bytes=8",
+)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CONF.parent), **changes}
+
+
+def command(name: str, *arguments: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m src.NAME`` in ``folder`` to its end."""
+    line = [sys.executable, "-m", f"src.{name}", *arguments]
+    return subprocess.run(
+        line, cwd=folder, env=environment(**env), capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def started(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    """Start training and return at once."""
+    line = [sys.executable, "-m", "src.train", *arguments]
+    return subprocess.Popen(
+        line, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def corpus(folder: Path, size: int = 20_000) -> Path:
+    """A file of words in random order: something to learn, the same every time."""
+    words = [b"sparse ", b"attention ", b"window ", b"column ", b"summary ", b"block "]
+    path = folder / "corpus.txt"
+    path.write_bytes(b"".join(random.Random(0).choices(words, k=size // 7))[:size])
+    return path
+
+
+def train_tiny(folder: Path, *changes: str, **env: str) -> Path:
+    """Train to the end and return the run directory."""
+    done = command("train", *TINY, f"data.path={corpus(folder)}", *changes, folder=folder, **env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return only_run(folder)
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = (folder / "runs").iterdir()
+    return run
+
+
+def summary(run: Path) -> dict[str, object]:
+    return json.loads((run / "summary.json").read_text())
+
+
+def weights(run: Path, which: str = "last") -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / f"{which}.ckpt", weights_only=True)["state_dict"]
+
+
+FIGURES = ("val/bits_per_byte", "val/best_step", "test/bits_per_byte", "test/bytes", "train/steps")
+
+
+def assert_same_outcome(run: Path, other: Path) -> None:
+    """Two runs ended alike: figures to the last digit, weights to the last bit, the same curve."""
+    assert {name: summary(run)[name] for name in FIGURES} == {name: summary(other)[name] for name in FIGURES}
+    for which in ("best", "last"):
+        ours, theirs = weights(run, which), weights(other, which)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert curve(run) == curve(other)
+
+
+def curve(run: Path) -> list[tuple[str, ...]]:
+    """Loss by step, without what depends on the clock."""
+    lines = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
+    kept = [i for i, name in enumerate(lines[0]) if name != "train/tokens_per_second"]
+    return [tuple(line[i] for i in kept) for line in lines]

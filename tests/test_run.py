@@ -1,0 +1,67 @@
+"""Run directories: made once, found again, written whole."""
+
+import pytest
+
+from src.errors import UserError
+from src.run import Run, write_atomically
+from tests.test_cli import composed
+
+
+def config(tmp_path):
+    return composed(f"paths.output_dir={tmp_path}", "logger=none")
+
+
+def test_configuration_comes_back_as_it_was_written(tmp_path):
+    run = Run.create(config(tmp_path))
+    assert Run.find(run.path).config() == config(tmp_path)
+
+
+def test_runs_of_one_second_do_not_share_a_folder(tmp_path):
+    paths = {Run.create(config(tmp_path)).path for _ in range(5)}
+    assert len(paths) == 5
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="there is no such folder"):
+        Run.find(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"holds no config\.yaml"):
+        Run.find(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["model: [", "model: {depth: many}", "modle: {}", "\x00"])
+def test_damaged_configuration_is_named(tmp_path, content):
+    run = Run.create(config(tmp_path))
+    run.config_file.write_text(content)
+    with pytest.raises(UserError, match=r"config\.yaml cannot be read"):
+        run.config()
+
+
+def test_missing_checkpoint_says_how_to_make_it(tmp_path):
+    run = Run.create(config(tmp_path))
+    with pytest.raises(UserError, match=r"best\.ckpt does not exist.*python -m src\.train resume="):
+        run.checkpoint("best")
+
+
+def test_summary_gathers_figures(tmp_path):
+    run = Run.create(config(tmp_path))
+    run.update_summary({"a": 1, "b": 2})
+    run.update_summary({"b": 3})
+    assert run.summary() == {"a": 1, "b": 3}
+
+
+def test_wandb_id_stays(tmp_path):
+    run = Run.create(config(tmp_path))
+    assert run.wandb_id() == Run.find(run.path).wandb_id()
+
+
+def test_a_failing_write_leaves_the_old_content(tmp_path, monkeypatch):
+    file = tmp_path / "summary.json"
+    write_atomically(file, "old")
+
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(file, "new")
+    assert file.read_text() == "old"
