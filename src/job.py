@@ -198,9 +198,8 @@ def conclude(run: Run, data: ByteDataModule, model: LanguageModel, trainer: Trai
         logger.log_metrics({"test/bits_per_byte": test_figure}, step=figures["train/steps"])
     results_table(run.path.name, summary)
     log.info("everything is in %s", run.path)
-    offline = run.path / "wandb"
-    if offline.is_dir():
-        log.info("look at it in the terminal with:  %s leet %s", Path(sys.executable).parent / "wandb", offline)
+    if (run.path / "wandb").is_dir():
+        log.info("look at it in the terminal with:  wandb leet %s", run.path / "wandb" / "latest-run")
 
 
 def finish_wandb(code: int) -> None:
@@ -237,6 +236,7 @@ def quiet_libraries() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`.*")
 
 
 if __name__ == "__main__":
