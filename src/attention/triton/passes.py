@@ -1,0 +1,225 @@
+"""The forward and backward pass over one layer: which kernels run, over which heads, on which grids.
+
+Everything between q, k, v and the gradients happens in the kernels of ``block``, ``window`` and ``column``; here are
+only shapes and launches. Tensors may be any strided views; the results are written into tensors the caller gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from src.attention.patterns import Column, Fixed, KeySet, Strided, Summary, Window, head_groups
+from src.attention.triton import block, column, window
+from src.attention.triton.steps import View
+from src.attention.triton.tuning import Config, find
+
+WIDEST = 128  # widest head the kernels hold in registers
+LOG2E = 1.4426950408889634
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring heads that one launch serves: head h of the run has sub-block (first_sub + h * sub_step) mod l/c."""
+
+    start: int
+    stop: int
+    keys: KeySet
+    first_sub: int = 0
+    sub_step: int = 0
+
+
+def runs(layer: tuple[KeySet, ...]) -> tuple[Run, ...]:
+    """Split a layer's heads into launches, as few as its summary sub-blocks allow (one for the paper's patterns)."""
+    found: list[Run] = []
+    for group in head_groups(layer):
+        if isinstance(group.first, Fixed | Summary):
+            found.extend(_sub_block_runs(group.start, group.keys))
+        else:
+            found.append(Run(group.start, group.stop, group.first))
+    return tuple(found)
+
+
+def forward(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor,
+    layer: tuple[KeySet, ...], scale: float,
+) -> None:  # fmt: skip
+    """Write the attention output and its log-sum-exp.
+
+    Args:
+        q, k: (B, H, N, Dqk); v: (B, H, N, Dv); any strides, one dtype (bf16, fp16 or fp32).
+        out: (B, H, N, Dv), any strides, overwritten.
+        lse: (B, H, N) float32, overwritten; base 2, plus infinity for a query that sees nothing.
+        layer: the key set of each head; none of them ``Dense``.
+        scale: softmax scale, positive.
+    """
+    if out.numel() == 0:
+        return
+    with _on(q.device):
+        for run, (q_, k_, v_, out_, lse_) in _by_run(layer, q, k, v, out, lse):
+            job = _Job(q_, v_, run, scale * LOG2E)
+            tensors = [_view(t) for t in (q_, k_, v_, out_, lse_)]
+            if isinstance(run.keys, Window | Strided):
+                join = isinstance(run.keys, Strided)
+                if join:
+                    job.column(column.column_forward, "column_forward", tensors, strict=True)
+                job.window(window.window_forward, "window_forward", tensors, join)
+            elif isinstance(run.keys, Column):
+                job.column(column.column_forward, "column_forward", tensors, strict=False)
+            else:
+                job.block_queries("block_forward", [*tensors, None, None, None], grad=False)
+
+
+def backward(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, dout: torch.Tensor,
+    dq: torch.Tensor, dk: torch.Tensor, dv: torch.Tensor, layer: tuple[KeySet, ...], scale: float,
+) -> None:  # fmt: skip
+    """Write the gradients of q, k and v; every element exactly once by one program in a fixed order, so no two runs differ.
+
+    Args:
+        q, k, v, out, lse, layer, scale: as given to and written by ``forward``.
+        dout: gradient of ``out``, any strides, 0 included.
+        dq, dk, dv: any strides, shaped as q, k and v; overwritten.
+    """
+    if q.numel() == 0:
+        return
+    delta = torch.empty_like(lse)
+    with _on(q.device):
+        for run, tensors in _by_run(layer, q, k, v, out, lse, dout, delta, dq, dk, dv):
+            job = _Job(tensors[0], tensors[2], run, scale * LOG2E)
+            views = [_view(t) for t in tensors]
+            if isinstance(run.keys, Window | Strided):
+                join = isinstance(run.keys, Strided)
+                if join:
+                    job.column(column.column_backward, "column_backward", views, strict=True)
+                else:
+                    views[6] = None
+                job.window(window.window_backward, "window_backward", views, join)
+            elif isinstance(run.keys, Column):
+                views[6] = None
+                job.column(column.column_backward, "column_backward", views, strict=False)
+            else:
+                q_, k_, v_, _, lse_, dout_, delta_, _, dk_, dv_ = views
+                job.block_queries("block_backward_queries", views[:8], grad=True)
+                job.block_keys("block_backward_keys", [q_, k_, v_, lse_, dout_, delta_, dk_, dv_])
+
+
+class _Job:
+    """The launches of one run of heads."""
+
+    def __init__(self, q: torch.Tensor, v: torch.Tensor, run: Run, scale: float) -> None:
+        self.run = run
+        self.batch, self.heads, self.n, self.qk = q.shape
+        self.v = v.shape[-1]
+        self.widths = {"QK": self.qk, "V": self.v}
+        self.scale = scale
+        self.device = q.device
+        self.dtype = q.dtype
+        self.heads_first = q.stride(1) < q.stride(2)
+        self.stride: int = getattr(run.keys, "stride", 0)
+        self.summary: int = getattr(run.keys, "summary", 0)
+        self.own = not isinstance(run.keys, Summary)
+
+    def column(self, kernel: Any, name: str, tensors: list[View | None], strict: bool) -> None:
+        rows = -(-self.n // self.stride)
+        config = self._config(name, rows=rows)
+        tiles = -(-rows // config.BM)
+        launch(
+            name, kernel, self.batch * self.heads * -(-self.stride // config.per) * tiles, config,
+            (*tensors, self.n, self.scale, self.heads, tiles),
+            {"STRICT": strict, "HEADS_FIRST": self.heads_first, "STRIDE": self.stride}
+            | {"PER": config.per, "TILES": -(-rows // config.BN) if tiles == 1 else 0} | self.widths,
+        )  # fmt: skip
+
+    def window(self, kernel: Any, name: str, tensors: list[View | None], join: bool) -> None:
+        config = self._config(name)
+        groups = self.batch * self.heads
+        launch(
+            name, kernel, groups * -(-self.n // config.BM), config,
+            (*tensors, self.n, self.scale, self.heads, groups),
+            {"JOIN": join, "REACH": self.stride + (0 if join else 1)} | self.widths,
+        )  # fmt: skip
+
+    def block_queries(self, name: str, tensors: list[View | None], grad: bool) -> None:
+        config = self._config(name)
+        groups = self.batch * self.heads
+        launch(
+            name, block.block_queries, groups * -(-self.n // config.BM), config,
+            (*tensors, self.n, self.scale, self.heads, groups, self.run.first_sub, self.run.sub_step),
+            {"GRAD": grad, "OWN": self.own, "STRIDE": self.stride, "SUMMARY": self.summary} | self.widths,
+        )  # fmt: skip
+
+    def block_keys(self, name: str, tensors: list[View | None]) -> None:
+        config = self._config(name)
+        groups = self.batch * self.heads
+        blocks, rest = divmod(self.n, self.stride)
+        # a head of any sub-block has at most this many cells; programs beyond a head's own last cell store nothing
+        cell_tiles = -(-(blocks * self.summary + min(rest, self.summary)) // config.BN)
+        tiles = cell_tiles + -(-self.n // config.BN)
+        launch(
+            name, block.block_keys, groups * tiles, config,
+            (*tensors, self.n, self.scale, self.heads, groups, self.run.first_sub, self.run.sub_step, cell_tiles),
+            {"OWN": self.own, "STRIDE": self.stride, "SUMMARY": self.summary} | self.widths,
+        )  # fmt: skip
+
+    def _config(self, name: str, rows: int = 0) -> Config:
+        return find(name, self.device, self.dtype, self.qk, self.v, self.stride, rows)
+
+
+def launch(
+    name: str, kernel: Any, programs: int, config: Config, arguments: tuple[Any, ...], constants: dict[str, Any]
+) -> None:
+    """Launch one kernel. Tuning and the compile tests put their own function in this one's place."""
+    kernel[(programs,)](*arguments, **constants, **options(config))
+
+
+def options(config: Config) -> dict[str, Any]:
+    """A configuration as the keyword arguments of a launch."""
+    limit = {"maxnreg": config.registers} if config.registers else {}
+    return {
+        "BM": config.BM, "BN": config.BN, "num_warps": config.warps, "num_stages": config.stages,
+        "enable_fp_fusion": True,
+    } | limit  # fmt: skip
+
+
+def _by_run(layer: tuple[KeySet, ...], *tensors: torch.Tensor) -> Iterator[tuple[Run, tuple[torch.Tensor, ...]]]:
+    for run in runs(layer):
+        if run.stop - run.start == len(layer):
+            yield run, tensors
+        else:
+            yield run, tuple(t[:, run.start : run.stop] for t in tensors)
+
+
+def _sub_block_runs(start: int, keys: tuple[KeySet, ...]) -> list[Run]:
+    """Split heads of one summary kind where their sub-blocks stop being an arithmetic sequence."""
+    found: list[Run] = []
+    subs = [getattr(one, "sub_block", 0) for one in keys]
+    choices = keys[0].stride // keys[0].summary  # type: ignore[attr-defined]
+    first = 0
+    for head in range(1, len(keys) + 1):
+        step = (subs[first + 1] - subs[first]) % choices if first + 1 < len(keys) else 0
+        if head < len(keys) and subs[head] == (subs[first] + (head - first) * step) % choices:
+            continue
+        step = step if head - first > 1 else 0
+        found.append(Run(start + first, start + head, keys[first], subs[first], step))
+        first = head
+    return found
+
+
+def _view(tensor: torch.Tensor) -> View:
+    strides = tensor.stride()
+    return View(tensor, *strides, *(() if tensor.dim() == 4 else (0,)))
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def default_scale(q: torch.Tensor, scale: float | None) -> float:
+    """The softmax scale: 1/sqrt(Dqk) unless given."""
+    return 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)

@@ -1,0 +1,97 @@
+"""Which tile sizes each kernel runs with: a stored table, found by ``python -m scripts.tune_kernels``.
+
+Nothing is tuned when a user starts a run. A GPU or shape that the table does not know gets the safe configuration,
+which fits the 100 KB of shared memory a program of consumer Ampere and Ada cards has (a test compiles them all).
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+TABLE = Path(__file__).with_name("tuning.json")
+
+
+class Config(NamedTuple):
+    """How one kernel runs: BM queries by BN keys a tile (window and column backward: BM rows of its own, BN of the
+    other side), warps a program, stages of the software pipeline, most registers a thread may have (0: the compiler
+    decides), and how many tiles or columns a window or column program works through."""
+
+    BM: int
+    BN: int
+    warps: int
+    stages: int
+    registers: int = 0
+    per: int = 1
+
+
+def find(
+    kernel: str, device: torch.device, dtype: torch.dtype, qk: int, v: int, stride: int, rows: int = 0
+) -> Config:
+    """Find the configuration of one launch.
+
+    Args:
+        kernel: ``block_forward``, ``block_backward_queries``, ``block_backward_keys``, ``window_forward``,
+            ``window_backward``, ``column_forward`` or ``column_backward``.
+        device: where it runs.
+        dtype: of q, k and v.
+        qk: width of a query.
+        v: width of a value.
+        stride: the pattern's stride.
+        rows: rows of a column, for the column kernels.
+    """
+    return _find(kernel, capability(device), dtype.itemsize, _power(qk), _power(v), stride, _power(rows) if rows else 0)
+
+
+def key(kernel: str, itemsize: int, qk: int, v: int) -> str:
+    """The table's key of a kernel for 16- or 32-bit numbers and padded head widths."""
+    return f"{kernel} {8 * itemsize}-bit {qk}x{v}"
+
+
+def safe(kernel: str, itemsize: int, qk: int, v: int) -> Config:
+    """A configuration for any GPU from Ampere on: it fits 100 KB of shared memory."""
+    row_bytes = itemsize * (qk + v)
+    side = 64 if row_bytes <= 512 else 32 if row_bytes <= 768 else 16
+    if itemsize == 4:
+        side = min(side, 32)
+    return Config(side, side, 4, 2 if itemsize == 2 else 1)
+
+
+@cache
+def _find(kernel: str, gpu: str, itemsize: int, qk: int, v: int, stride: int, rows: int) -> Config:
+    entries = _table().get(gpu, {})
+    name = key(kernel, itemsize, qk, v)
+    for variant in (f"{name} rows {rows}", f"{name} l {stride}", name):
+        if variant in entries:
+            config = Config(*entries[variant])
+            break
+    else:
+        config = safe(kernel, itemsize, qk, v)
+    if rows:  # no tile longer than the column
+        config = config._replace(BM=min(config.BM, rows), BN=min(config.BN, rows))
+    return config
+
+
+@cache
+def _table() -> dict[str, dict[str, list[int]]]:
+    return json.loads(TABLE.read_text()) if TABLE.exists() else {}
+
+
+def capability(device: torch.device) -> str:
+    """The table's name of a GPU: its compute capability, such as ``sm_90``."""
+    if device.type != "cuda":
+        return device.type
+    return "sm_{}{}".format(*_capability(device.index or 0))
+
+
+@cache
+def _capability(index: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
+
+
+def _power(width: int) -> int:
+    return max(16, 1 << (width - 1).bit_length())
