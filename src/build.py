@@ -112,22 +112,26 @@ def loggers(config: Config, run: Run, after_step: int, facts: dict[str, Any]) ->
         return []
     built: list[Logger] = [MetricsCsv(run.path / "metrics.csv", after_step)]
     if kind == "wandb":
-        built.append(
-            WandbLogger(
-                name=run.path.name,
-                save_dir=run.path,
-                project=config.logger.project,
-                entity=config.logger.entity,
-                group=config.logger.group,
-                tags=config.logger.tags,
-                id=run.wandb_id(),
-                resume="allow",
-                offline=not wandb_login_known(),
-                settings=wandb.Settings(silent=True),
-                config={**run.plain_config(), "data_facts": facts},
-            )
-        )
+        built.append(_wandb_logger(config, run, facts))
     return built
+
+
+def _wandb_logger(config: Config, run: Run, facts: dict[str, Any]) -> WandbLogger:
+    logger = WandbLogger(
+        name=run.path.name,
+        save_dir=run.path,
+        project=config.logger.project,
+        entity=config.logger.entity,
+        group=config.logger.group,
+        tags=config.logger.tags,
+        id=run.wandb_id(),
+        resume="allow",
+        offline=not wandb_login_known(),
+        settings=wandb.Settings(silent=True),
+        config={**run.plain_config(), "data_facts": facts},
+    )
+    logger._wandb_init.pop("anonymous", None)  # Lightning passes it on; wandb warns of it at every start
+    return logger
 
 
 def wandb_login_known() -> bool:
