@@ -47,22 +47,37 @@ SHAPES = {
     "wide": Shape(STRIDED, 4, 4, 12288, 128, 128),
     "wide-fixed": Shape(FIXED, 4, 4, 12288, 128, 128),
 }
-# (BM, BN, warps, stages) of each kernel; see tuning.Config
+# BM, BN, warps, stages[, registers[, per]] of each kernel; see tuning.Config
 CANDIDATES = {
-    "block_forward": "64,64,4,2 64,64,4,3 64,64,4,3,128 64,64,4,4 64,64,4,4,128 64,64,4,2,128 128,64,8,3 128,64,8,3,128 128,64,4,3 "
-    "128,128,8,2 128,128,8,3 64,128,4,2 64,128,4,3 64,32,4,4",
-    "block_backward_queries": "64,64,4,2 64,64,4,3 64,64,4,3,144 64,64,4,3,128 64,64,4,4 64,32,4,3 64,32,4,4 64,32,4,3,128 128,64,8,2 "
-    "128,64,8,3 128,32,4,3 128,32,8,3 64,128,4,2",
-    "block_backward_keys": "64,64,4,2 64,64,4,3 64,64,4,3,224 64,64,4,3,168 64,64,4,2,168 32,64,4,3 32,64,4,4 32,64,4,3,168 32,64,4,3,128 "
-    "64,128,8,2 64,128,8,3 128,128,8,2 128,64,4,2 32,128,8,3 32,128,4,3",
-    "window_forward": "64,32,4,3 64,32,4,4 64,64,4,2 64,64,4,3 64,64,4,3,120 64,64,4,3,128 64,64,4,3,136 64,64,4,4,128 64,64,4,2,128 "
-    "128,64,8,3 64,32,4,4,96 64,64,4,3,168",
-    "window_backward": "64,64,4,1 64,64,4,2 64,64,4,3 64,64,4,3,224 64,64,4,3,200 64,64,4,2,168 64,64,4,3,168 64,32,4,2 64,32,4,3 "
-    "64,32,4,3,168 128,64,8,2 128,64,8,1 32,32,4,2",
-    "column_forward": "128,32,2,1 128,32,4,1 128,32,2,2,0,8 128,32,2,2,0,16 128,32,2,2,200,8 128,32,2,2,0,12 128,32,2,3,0,8 128,32,4,2,0,8 "
-    "128,64,4,1 32,32,1,2 32,32,2,2 32,32,2,3,0,8 128,16,1,2,0,8 64,64,4,2 64,32,4,2 128,64,4,2 128,128,8,2 128,64,8,2",
-    "column_backward": "128,32,4,1 128,32,4,2,0,8 128,32,4,2,0,16 128,32,4,3,0,8 128,32,8,2,0,8 128,16,2,2,0,8 128,16,2,2,0,16 "
-    "128,16,1,2,0,8 128,16,2,1 128,64,4,1 64,32,4,1 64,32,4,1,168 32,32,4,1 32,32,1,1 32,32,1,2 64,64,4,2 64,64,4,1 128,64,8,2",
+    "block_forward": (
+        "64,64,4,2 64,64,4,3 64,64,4,3,128 64,64,4,3,144 64,64,4,4,128 128,64,8,3 128,64,8,3,128 "
+        "128,64,4,3 128,64,4,4 128,128,8,2 64,32,4,4"
+    ),
+    "block_backward_queries": (
+        "64,64,4,2 64,64,4,3 64,64,4,3,144 64,64,4,3,128 64,32,4,3 64,32,4,4 64,32,4,3,128 128,64,8,3 128,32,4,3"
+    ),
+    "block_backward_keys": (
+        "64,64,4,2 64,64,4,3 64,64,4,3,224 64,64,4,3,168 64,64,4,2,168 32,64,4,3 32,64,4,4 "
+        "32,64,4,3,168 32,64,4,3,128 32,64,4,4,168"
+    ),
+    "window_forward": (
+        "64,32,4,3 64,32,4,4 64,64,4,2 64,64,4,3 64,64,4,3,120 64,64,4,3,128 64,64,4,3,136 "
+        "64,64,4,4,128 64,64,4,2,128 128,64,8,3 64,32,4,4,96 64,64,4,3,168"
+    ),
+    "window_backward": (
+        "64,64,4,1 64,64,4,2 64,64,4,3 64,64,4,3,224 64,64,4,3,200 64,64,4,2,168 64,64,4,3,168 "
+        "64,32,4,2 64,32,4,3 64,32,4,3,168 128,64,8,2 128,64,8,1 32,32,4,2"
+    ),
+    "column_forward": (
+        "128,32,2,1 128,32,4,1 128,32,2,2,0,8 128,32,2,2,0,16 128,32,2,2,200,8 128,32,2,2,0,12 "
+        "128,32,2,3,0,8 128,32,4,2,0,8 128,64,4,1 32,32,1,2 32,32,2,2 32,32,2,3,0,8 "
+        "128,16,1,2,0,8 64,64,4,2 64,32,4,2 128,64,4,2 128,128,8,2 128,64,8,2"
+    ),
+    "column_backward": (
+        "128,32,4,1 128,32,4,2,0,8 128,32,4,2,0,16 128,32,4,3,0,8 128,32,8,2,0,8 128,16,2,2,0,8 "
+        "128,16,2,2,0,16 128,16,1,2,0,8 128,16,2,1 128,64,4,1 64,32,4,1 64,32,4,1,168 32,32,4,1 "
+        "32,32,1,1 32,32,1,2 64,64,4,2 64,64,4,1 128,64,8,2"
+    ),
 }
 
 
@@ -93,11 +108,21 @@ def main() -> None:
         for kernel in _kernels_of(shape):
             if kernel in kernels:
                 times = _time_all(shape, kernel, dtype, failed)
-                entries[_entry(kernel, shape, dtype)] = list(min(times, key=lambda config: times[config]))
+                best: Config = min(times, key=lambda config: times[config])
+                entries[_entry(kernel, shape, dtype)] = list(best)
                 ranked = sorted(times.items(), key=lambda item: item[1])[:5]
                 print(name, kernel, " | ".join(f"{tuple(c)} {ms:.4f} ms" for c, ms in ranked), flush=True)
-    options.output.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
+    options.output.write_text(_text(table))
     print(f"wrote {options.output}")
+
+
+def _text(table: dict[str, dict[str, list[int]]]) -> str:
+    """The table as JSON, one line an entry."""
+    gpus = []
+    for gpu, entries in sorted(table.items()):
+        lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(config)}" for key, config in sorted(entries.items()))
+        gpus.append(f' "{gpu}": {{\n{lines}\n }}')
+    return "{\n" + ",\n".join(gpus) + "\n}\n"
 
 
 def _candidates(kernel: str) -> list[Config]:
@@ -130,8 +155,8 @@ class _Only:
 
 def _with(kernel: str, config: Config, run: Any) -> None:
     """Make ``passes`` launch only ``kernel``, with ``config``, through ``run``."""
-    passes.launch = _Only(kernel, run)
-    passes.find = lambda *_: config
+    setattr(passes, "launch", _Only(kernel, run))  # noqa: B010
+    setattr(passes, "find", lambda *_: config)  # noqa: B010
 
 
 def _tensors(shape: Shape, dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:
@@ -156,8 +181,7 @@ def _passes(shape: Shape, t: dict[str, torch.Tensor], forward: bool) -> None:
     if forward:
         passes.forward(t["q"], t["k"], t["v"], t["out"], t["lse"], layer, scale)
     else:
-        given = [t[name] for name in ("q", "k", "v", "out", "lse", "dout", "dq", "dk", "dv")]
-        passes.backward(*given, layer, scale)
+        passes.backward(t["q"], t["k"], t["v"], t["out"], t["lse"], t["dout"], t["dq"], t["dk"], t["dv"], layer, scale)
 
 
 def _compile(job: tuple[Shape, str, Config, str, tuple[int, int]]) -> str:

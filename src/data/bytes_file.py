@@ -53,7 +53,9 @@ class BytesFile(WindowDataModule):
 
     def open_splits(self) -> Splits:
         """Open the three ranges of the file."""
-        return self.windows(self.path, split_90_5_5(self._checked_size()), self.path.name, False)
+        size = self._checked_size()
+        # the size tells a user's own file from an official set of the same name
+        return self.windows(self.path, split_90_5_5(size), f"{self.path.name} ({size:,} bytes)", False)
 
     def facts(self) -> dict[str, Fact]:
         """Give what identifies the data, with the file's sha256: computed on demand, for the file may be large."""

@@ -17,7 +17,7 @@ def test_facts_identify_the_file(tmp_path: Path) -> None:
     data.prepare_data()
     data.setup()
     facts = data.facts()
-    assert facts["label"] == "notes.txt" and facts["partial"] is False
+    assert facts["label"] == "notes.txt (100 bytes)" and facts["partial"] is False
     assert facts["path"] == str(tmp_path / "notes.txt") and facts["size"] == 100
     assert facts["sha256"] == hashlib.sha256(b"0123456789" * 10).hexdigest()
     assert (facts["train_bytes"], facts["val_bytes"], facts["test_bytes"]) == (90, 5, 5)

@@ -28,5 +28,7 @@ def problem(device: torch.device | str) -> str | None:
         return "no CUDA GPU is visible"
     capability = torch.cuda.get_device_capability(device)
     if capability < LEAST_CAPABILITY:
-        return f"the Triton kernels need compute capability 8.0 (Ampere) or newer, found {capability[0]}.{capability[1]}"
+        return (
+            f"the Triton kernels need compute capability 8.0 (Ampere) or newer, found {capability[0]}.{capability[1]}"
+        )
     return None

@@ -23,11 +23,11 @@ from src.attention.triton.steps import (
     head_of,
     load_rows,
     padded,
+    see_keys,
     see_queries,
     store_numbers,
     store_rows,
     use_scores,
-    use_seen_scores,
 )
 
 
@@ -38,6 +38,18 @@ def _first_cell(head, first_sub, sub_step, STRIDE: tl.constexpr, SUMMARY: tl.con
     if SUMMARY > 0:
         cell = STRIDE - ((first_sub + head * sub_step) % (STRIDE // SUMMARY) + 1) * SUMMARY
     return cell
+
+
+@triton.jit
+def _cell_rows(start, first, BN: tl.constexpr, STRIDE: tl.constexpr, SUMMARY: tl.constexpr):
+    """Rows of the cells ``start`` to ``start + BN - 1``, ``start`` a multiple of BN, as (origin, local)."""
+    cell = tl.arange(0, BN)
+    if BN % SUMMARY == 0 or SUMMARY % BN == 0:  # the whole tile moves by one number
+        origin = start // SUMMARY * STRIDE + start % SUMMARY + first
+    else:
+        origin = first
+        cell += start
+    return origin, cell // SUMMARY * STRIDE + cell % SUMMARY
 
 
 @triton.jit
@@ -95,7 +107,7 @@ def _over_keys(acc, top, total, q, dout, k, v, start, n, first, scale, OWN: tl.c
                BN: tl.constexpr):  # fmt: skip
     """A tile of queries sees its cells and its own block.
 
-    One loop over both, so that loads run ahead of it from end to end; only tiles that are not kept whole pay for a mask.
+    One loop over the cells that all of them see, with no mask; one, short, over the other cells and the own block.
     """
     i = start + tl.arange(0, BM)
     ONE_BLOCK: tl.constexpr = STRIDE % BM == 0 and STRIDE % BN == 0
@@ -104,20 +116,24 @@ def _over_keys(acc, top, total, q, dout, k, v, start, n, first, scale, OWN: tl.c
     tiles = cell_tiles
     if OWN:
         tiles += tl.cdiv(tl.minimum(start + BM, n) - begin, BN)
-    for t in range(0, tiles):
+    whole_tiles = seen_by_all * 0
+    if SUMMARY > 0:
+        whole_tiles = seen_by_all // BN
+        for t in range(0, whole_tiles):
+            origin, local = _cell_rows(t * BN, first, BN, STRIDE, SUMMARY)
+            acc, top, total = see_keys(
+                acc, top, total, q, dout, k, v, origin, local, None, None, scale, False, False, GRAD, QK, V
+            )
+    for t in range(whole_tiles, tiles):
         j, valid = _key_tile(t, cell_tiles, seen, begin, n, first, OWN, STRIDE, SUMMARY, BN)
         keys = load_rows(k, 0, j, valid, True, QK)
         scores = tl.dot(q, tl.trans(keys), input_precision=FP32_PRODUCTS)
         values = load_rows(v, 0, j, valid, True, V)
-        whole = (t + 1) * BN <= seen_by_all
-        if OWN and ONE_BLOCK:
-            whole = whole | ((t >= cell_tiles) & (begin + (t - cell_tiles + 1) * BN <= start + 1))
-        if not whole:
-            if OWN and not ONE_BLOCK:  # a tile spans blocks
-                keep = _keep(i[:, None], j[None, :], first, STRIDE, SUMMARY) & valid[None, :]
-            else:
-                keep = tl.where(valid, j, n)[None, :] <= i[:, None]
-            scores = tl.where(keep, scores, float("-inf"))
+        if OWN and not ONE_BLOCK:  # a tile spans blocks
+            keep = _keep(i[:, None], j[None, :], first, STRIDE, SUMMARY) & valid[None, :]
+        else:
+            keep = tl.where(valid, j, n)[None, :] <= i[:, None]
+        scores = tl.where(keep, scores, float("-inf"))
         acc, top, total = use_scores(acc, top, total, scores, dout, keys, values, scale, GRAD)
     return acc, top, total
 
@@ -157,14 +173,18 @@ def _cells_seen(dk, dv, keys, values, q, lse, dout, delta, j, n, first_row, last
                 V: tl.constexpr, BM: tl.constexpr):  # fmt: skip
     """A tile of cells is seen by every query from the first cell on; those up to the last cell pay for a mask."""
     local = tl.arange(0, BM)
-    for query in range(first_row // BM * BM, n, BM):
+    begin = first_row // BM * BM
+    all_seen = tl.minimum(tl.cdiv(last_row, BM) * BM, tl.cdiv(n, BM) * BM)
+    for query in range(begin, all_seen, BM):
         valid = query + local < n
-        queries = load_rows(q, query, local, valid, True, QK)
-        scores = tl.dot(keys, tl.trans(queries), input_precision=FP32_PRODUCTS)
-        if query < last_row:
-            scores = tl.where(j[:, None] <= (query + local)[None, :], scores, float("-inf"))
-        dk, dv = use_seen_scores(
-            dk, dv, scores, queries, values, None, lse, dout, delta, query, local, valid, scale, True, V
+        keep = j[:, None] <= (query + local)[None, :]
+        dk, dv = see_queries(
+            dk, dv, keys, values, q, None, lse, dout, delta, query, local, valid, keep, scale, True, True, QK, V
+        )
+    for query in range(tl.maximum(begin, all_seen), n, BM):
+        valid = query + local < n
+        dk, dv = see_queries(
+            dk, dv, keys, values, q, None, lse, dout, delta, query, local, valid, None, scale, True, False, QK, V
         )
     return dk, dv
 

@@ -1,4 +1,5 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, assignment"
+# ruff: noqa: RUF005
 """Strided attention's second set (section 4.3): query i sees every l-th key back from it.
 
 Seen down the columns of the (n/l, l) matrix of positions this is plain causal attention among the rows m of one

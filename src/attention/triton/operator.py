@@ -69,15 +69,19 @@ def sparse_attention_packed(
     if qkv.dim() != 3 or qkv.shape[-1] != width:
         raise ValueError(f"qkv must be (batch, n, {width}) for {len(layer)} heads, found {tuple(qkv.shape)}")
     _check_kind(qkv.dtype, max(qk_width, v_width), layer)
-    out = torch.ops.sparse_transformer.attention_packed(
-        qkv, encode(layer), qk_width, v_width, _scale(qk_width, scale)
-    )[0]
+    out = torch.ops.sparse_transformer.attention_packed(qkv, encode(layer), qk_width, v_width, _scale(qk_width, scale))[
+        0
+    ]
     return out.flatten(2)
 
 
 def encode(layer: tuple[KeySet, ...]) -> list[int]:
     """Write a layer as integers: kind, stride, summary and sub-block of each head."""
-    return list(_encode(layer))
+    code: list[int] = []
+    for keys in layer:  # not cached: torch.compile traces this, and warns of caches
+        stride, summary = getattr(keys, "stride", 0), getattr(keys, "summary", 0)
+        code += [_KINDS.index(type(keys)), stride, summary, getattr(keys, "sub_block", 0)]
+    return code
 
 
 @cache
@@ -159,9 +163,7 @@ def _attention_packed_backward(
     heads = len(layer) // 4
     q, k, v = unpack(qkv, heads, qk_width, v_width)
     dq, dk, dv = unpack(dqkv, heads, qk_width, v_width)
-    passes.backward(
-        q, k, v, out.transpose(1, 2), lse, dout.transpose(1, 2), dq, dk, dv, decode(tuple(layer)), scale
-    )
+    passes.backward(q, k, v, out.transpose(1, 2), lse, dout.transpose(1, 2), dq, dk, dv, decode(tuple(layer)), scale)
     return dqkv
 
 
@@ -219,15 +221,6 @@ def _packed_backward_flops(
 def _flops(batch: int, n: int, layer: list[int], width: int) -> int:
     """Two operations a kept pair and column: the products over QK and V columns that the pass cannot do without."""
     return 2 * batch * width * sum(keys.pairs(n) for keys in decode(tuple(layer)))
-
-
-@cache
-def _encode(layer: tuple[KeySet, ...]) -> tuple[int, ...]:
-    code: list[int] = []
-    for keys in layer:
-        stride, summary = getattr(keys, "stride", 0), getattr(keys, "summary", 0)
-        code += [_KINDS.index(type(keys)), stride, summary, getattr(keys, "sub_block", 0)]
-    return tuple(code)
 
 
 def _results(q: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,10 +6,10 @@ only shapes and launches. Tensors may be any strided views; the results are writ
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ class Run:
     sub_step: int = 0
 
 
+@cache
 def runs(layer: tuple[KeySet, ...]) -> tuple[Run, ...]:
     """Split a layer's heads into launches, as few as its summary sub-blocks allow (one for the paper's patterns)."""
     found: list[Run] = []
@@ -63,7 +64,7 @@ def forward(
     with _on(q.device):
         for run, (q_, k_, v_, out_, lse_) in _by_run(layer, q, k, v, out, lse):
             job = _Job(q_, v_, run, scale * LOG2E)
-            tensors = [_view(t) for t in (q_, k_, v_, out_, lse_)]
+            tensors: list[View | None] = [_view(t) for t in (q_, k_, v_, out_, lse_)]
             if isinstance(run.keys, Window | Strided):
                 join = isinstance(run.keys, Strided)
                 if join:
@@ -79,7 +80,7 @@ def backward(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, dout: torch.Tensor,
     dq: torch.Tensor, dk: torch.Tensor, dv: torch.Tensor, layer: tuple[KeySet, ...], scale: float,
 ) -> None:  # fmt: skip
-    """Write the gradients of q, k and v; every element exactly once by one program in a fixed order, so no two runs differ.
+    """Write the gradients of q, k and v, every element by one program in a fixed order: no two runs differ.
 
     Args:
         q, k, v, out, lse, layer, scale: as given to and written by ``forward``.
@@ -90,9 +91,9 @@ def backward(
         return
     delta = torch.empty_like(lse)
     with _on(q.device):
-        for run, tensors in _by_run(layer, q, k, v, out, lse, dout, delta, dq, dk, dv):
-            job = _Job(tensors[0], tensors[2], run, scale * LOG2E)
-            views = [_view(t) for t in tensors]
+        for run, given in _by_run(layer, q, k, v, out, lse, dout, delta, dq, dk, dv):
+            job = _Job(given[0], given[2], run, scale * LOG2E)
+            views: list[View | None] = [_view(t) for t in given]
             if isinstance(run.keys, Window | Strided):
                 join = isinstance(run.keys, Strided)
                 if join:
@@ -218,8 +219,3 @@ def _view(tensor: torch.Tensor) -> View:
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-def default_scale(q: torch.Tensor, scale: float | None) -> float:
-    """The softmax scale: 1/sqrt(Dqk) unless given."""
-    return 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)

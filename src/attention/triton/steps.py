@@ -156,14 +156,11 @@ def use_scores(acc, top, total, scores, dout, keys, values, scale, GRAD: tl.cons
 
 @triton.jit
 def end_queries(out, lse, acc, top, total, origin, local, valid, PARTIAL: tl.constexpr, V: tl.constexpr):
-    """Store the output and its log-sum-exp. ``PARTIAL``: another pass goes on from them, so an empty row stays LOWEST."""
+    """Store the output and its log-sum-exp; PARTIAL: another pass goes on, so an empty row stays LOWEST."""
     empty = total == 0.0
     whole = tl.where(empty, 1.0, total)
     store_rows(out, acc * (1.0 / whole)[:, None], origin, local, valid, V)
-    if PARTIAL:
-        nothing = LOWEST
-    else:
-        nothing = float("inf")
+    nothing = LOWEST if PARTIAL else float("inf")
     store_numbers(lse, tl.where(empty, nothing, top + tl.log2(whole)), origin, local, valid)
 
 

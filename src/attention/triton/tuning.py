@@ -15,6 +15,16 @@ import torch
 
 TABLE = Path(__file__).with_name("tuning.json")
 
+_SAFE_TILES = {
+    "block_forward": (64, 64),
+    "block_backward_queries": (64, 32),
+    "block_backward_keys": (32, 64),
+    "window_forward": (64, 64),
+    "window_backward": (32, 32),
+    "column_forward": (32, 32),
+    "column_backward": (32, 32),
+}
+
 
 class Config(NamedTuple):
     """How one kernel runs: BM queries by BN keys a tile (window and column backward: BM rows of its own, BN of the
@@ -29,9 +39,7 @@ class Config(NamedTuple):
     per: int = 1
 
 
-def find(
-    kernel: str, device: torch.device, dtype: torch.dtype, qk: int, v: int, stride: int, rows: int = 0
-) -> Config:
+def find(kernel: str, device: torch.device, dtype: torch.dtype, qk: int, v: int, stride: int, rows: int = 0) -> Config:
     """Find the configuration of one launch.
 
     Args:
@@ -53,12 +61,12 @@ def key(kernel: str, itemsize: int, qk: int, v: int) -> str:
 
 
 def safe(kernel: str, itemsize: int, qk: int, v: int) -> Config:
-    """A configuration for any GPU from Ampere on: it fits 100 KB of shared memory."""
+    """A configuration for any GPU from Ampere on: it fits 100 KB of shared memory, and its tiles fit the registers."""
+    BM, BN = _SAFE_TILES[kernel]
     row_bytes = itemsize * (qk + v)
-    side = 64 if row_bytes <= 512 else 32 if row_bytes <= 768 else 16
-    if itemsize == 4:
-        side = min(side, 32)
-    return Config(side, side, 4, 2 if itemsize == 2 else 1)
+    shrink = 1 if row_bytes <= 256 else 2 if row_bytes <= 512 else 4
+    stages = 1 if kernel == "column_backward" else 2  # its columns keep many addresses: no registers to run ahead
+    return Config(max(16, BM // shrink), max(16, BN // shrink), 4, stages)
 
 
 @cache

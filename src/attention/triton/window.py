@@ -7,8 +7,6 @@ head the column pass has run before: this pass goes on from its output, log-sum-
 
 from __future__ import annotations
 
-import os
-
 import triton
 import triton.language as tl
 
@@ -27,7 +25,6 @@ from src.attention.triton.steps import (
     use_scores,
     use_seen_scores,
 )
-
 
 
 @triton.jit
@@ -88,14 +85,31 @@ def window_forward(q, k, v, out, lse, n, scale, heads, groups, JOIN: tl.constexp
         top = load_numbers(lse, start, local, valid, LOWEST, True)
         total += 1.0  # acc is normalised; where the column was empty, the first key of the band wipes this out
     acc, top, total = _band_before(
-        acc, top, total, queries, upstream, k, v, start, tl.minimum(start + BM, n), n, scale, False, REACH, QK, V, BM, BN
+        acc,
+        top,
+        total,
+        queries,
+        upstream,
+        k,
+        v,
+        start,
+        tl.minimum(start + BM, n),
+        n,
+        scale,
+        False,
+        REACH,
+        QK,
+        V,
+        BM,
+        BN,
     )
     end_queries(out, lse, acc, top, total, start, local, valid, False, V)
 
 
 @triton.jit
 def window_backward(q, k, v, out, lse, dout, delta, dq, dk, dv, n, scale, heads, groups, JOIN: tl.constexpr,
-                    REACH: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+                    REACH: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+                    BN: tl.constexpr):  # fmt: skip
     """Gradients of the BM rows of one tile, as queries and as keys; other rows come in tiles of BN, a divisor of BM.
 
     One program for both, so that what its queries and its keys make of each other is computed once and their rows are

@@ -1,4 +1,6 @@
-"""Compile every kernel launch of a case for a named GPU, with no GPU: `python -m tests.attention.triton.compile_kernels`.
+"""Compile every kernel launch of a case for a named GPU, with no GPU.
+
+    python -m tests.attention.triton.compile_kernels --arch 86
 
 The launches are the real ones: ``passes`` runs on tensors without storage, and each launch compiles instead of
 running. Prints one JSON object a kernel: name, target, configuration, shared memory, registers and spilled bytes.
@@ -26,12 +28,17 @@ CASES = {
 }
 
 
-def compile_case(pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: int, n: int = 4096) -> list[dict[str, Any]]:
-    """Compile the forward and backward kernels of one layer for compute capability ``arch`` (such as 86)."""
+def compile_case(
+    pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: int, n: int = 12_288, stored: bool = False
+) -> list[dict[str, Any]]:
+    """Compile the forward and backward kernels of one layer for compute capability ``arch`` (such as 86).
+
+    With ``stored`` in the configurations of the tuning table, else in the safe ones of an unknown GPU.
+    """
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
-    from src.attention.triton import passes
+    from src.attention.triton import passes, tuning
 
     class NoGPU:
         def get_current_target(self) -> Any:
@@ -55,6 +62,7 @@ def compile_case(pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: in
         )
 
     driver.set_active(NoGPU())
+    tuning.capability = lambda device: f"sm_{arch}" if stored else "unknown"  # type: ignore[assignment]
     passes.launch = compile_only  # type: ignore[assignment]
     heads = 2
     layer = pattern.layer(heads)
@@ -88,10 +96,13 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--qk", type=int, default=64, help="width of a query")
     parser.add_argument("--v", type=int, default=64, help="width of a value")
+    parser.add_argument("--stored", action="store_true", help="stored configurations, not the safe ones")
     options = parser.parse_args()
     for arch in options.arch or [90]:
         for case in options.case or list(CASES):
-            for row in compile_case(CASES[case], arch, getattr(torch, options.dtype), options.qk, options.v):
+            for row in compile_case(
+                CASES[case], arch, getattr(torch, options.dtype), options.qk, options.v, stored=options.stored
+            ):
                 print(json.dumps({"case": case} | row), flush=True)
 
 

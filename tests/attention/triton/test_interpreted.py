@@ -1,0 +1,28 @@
+"""Run the kernels' tests through Triton's interpreter, in processes of their own.
+
+The interpreter has to be chosen before anything imports Triton, and choosing it here would choose it for every other
+test of this process.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+FOLDER = Path(__file__).with_name("interpreted")
+
+
+@pytest.mark.parametrize("part", [("-k", "strided"), ("-k", "not strided")], ids=["strided", "others"])
+def test_kernels_and_operator(part: tuple[str, str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(FOLDER), *part]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert " passed" in done.stdout and "skipped" not in done.stdout, done.stdout[-500:]
