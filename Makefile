@@ -39,5 +39,5 @@ format: setup ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup ## Attention on this machine: times against other implementations
-	$(BIN)/python -m scripts.bench_factorized $(ARGS)
+bench: setup ## Attention against other implementations, on the GPU (on the CPU: scripts.bench_factorized)
+	$(BIN)/python -m scripts.bench_attention $(ARGS)
