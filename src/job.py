@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
+import signal
 import sys
 import time
 import warnings
@@ -39,22 +39,27 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         say_error(UserError("src.job takes one run directory: start runs with python -m src.train"))
         return 2
-    code = 1
-    run = Run(Path(arguments[0]))
-    fresh = run.last_checkpoint is None and not run.summary_file.is_file()
     try:
         run = Run.find(arguments[0])
+    except UserError as error:
+        say_error(error)
+        return 2
+    code = 1
+    try:
         set_up_logging(run.path / "train.log")
         train_run(run)
         code = 0
     except UserError as error:
         code = 2
         say_error(error)
-        if fresh and run.last_checkpoint is None and first_process():
-            shutil.rmtree(run.path, ignore_errors=True)  # nothing was trained: leave nothing behind
+        if first_process():
+            run.discard_if_unused()
     except Interrupted as interrupted:
         code = 128 + interrupted.signum
         log.info("stopped by %s; go on with:  python -m src.train resume=%s", interrupted, run.path)
+    except (KeyboardInterrupt, SystemExit):  # before or after training; Lightning turns the first into the second
+        code = 128 + signal.SIGINT
+        log.info("stopped; start again with:  python -m src.train resume=%s", run.path)
     except Exception:
         log.exception("the job failed; its state is in %s", run.path)
     finally:
@@ -83,7 +88,7 @@ def train_run(run: Run) -> None:
     trainer = build.trainer(config, run, max_steps, accumulate, logger=loggers, callbacks=callbacks)
     language_model = build.language_model(config, max_steps)
     if trainer.is_global_zero:
-        append_provenance(run.path / "provenance.jsonl")
+        append_provenance(run.provenance_file)
         introduce(run, config, data, language_model, trainer, resumed_step)
     started = time.monotonic()
     trainer.fit(language_model, datamodule=data, ckpt_path=run.last_checkpoint, weights_only=True)

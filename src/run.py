@@ -16,6 +16,7 @@ import datetime
 import json
 import os
 import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,10 @@ class Run:
         return self.path / "summary.json"
 
     @property
+    def provenance_file(self) -> Path:  # noqa: D102
+        return self.path / "provenance.jsonl"
+
+    @property
     def last_checkpoint(self) -> Path | None:
         """The checkpoint to go on from, or None before the first one."""
         last = self.checkpoints / "last.ckpt"
@@ -122,6 +127,11 @@ class Run:
         content = OmegaConf.to_container(OmegaConf.load(self.config_file))
         assert isinstance(content, dict)
         return {str(key): value for key, value in content.items()}
+
+    def discard_if_unused(self) -> None:
+        """Remove the directory if no process ever began to work on it: it holds a configuration and nothing else."""
+        if not self.provenance_file.exists() and self.last_checkpoint is None:
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def wandb_id(self) -> str:
         """The run's wandb id, made on the first call and the same for good: a resumed run is the same wandb run."""

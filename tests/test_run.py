@@ -42,6 +42,15 @@ def test_missing_checkpoint_says_how_to_make_it(tmp_path):
         run.checkpoint("best")
 
 
+def test_only_a_run_that_never_began_is_discarded(tmp_path):
+    unused, begun = Run.create(config(tmp_path)), Run.create(config(tmp_path))
+    begun.provenance_file.write_text("{}\n")
+    unused.discard_if_unused()
+    begun.discard_if_unused()
+    assert not unused.path.exists()
+    assert begun.config_file.is_file()
+
+
 def test_summary_gathers_figures(tmp_path):
     run = Run.create(config(tmp_path))
     run.update_summary({"a": 1, "b": 2})

@@ -165,6 +165,22 @@ def test_sweep_makes_one_run_a_job_and_a_bad_job_fails_alone(tmp_path):
     assert [summary(run)["status"] for run in finished] == ["finished"]
 
 
+def test_data_that_cannot_be_read_leaves_no_run_behind(tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    done = command("train", *TINY, "data.path=empty", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: data.path must have at least 20 bytes, found 0")
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_job_touches_nothing_that_is_no_run(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    done = command("job", str(tmp_path), folder=tmp_path)
+    assert done.returncode == 2
+    assert "is not a run directory: it holds no config.yaml" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
 def test_early_stopping_ends_the_run(tmp_path):
     """With a learning rate of 0 no validation is better than the first."""
     still = ("optimizer.learning_rate=0", "trainer.early_stopping=1", "trainer.val_every=2")
