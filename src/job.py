@@ -242,6 +242,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`.*")
+    warnings.filterwarnings("ignore", message="It is recommended to use `self.log.*sync_dist")  # the metric does that
 
 
 if __name__ == "__main__":
