@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
 from src.callbacks.stop_signal import Interrupted, StopSignal
 
@@ -55,10 +55,12 @@ class Checkpoints(Checkpoint):
         self._step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make up for a validation that the checkpoint still owed."""
+        """Make up for a validation that the checkpoint still owed; an early stop stays one."""
         self._step = trainer.global_step
         if trainer.global_step > 0 and self._validation_due(trainer):
             self._validate(trainer)
+        if any(isinstance(c, EarlyStopping) and c.wait_count >= c.patience for c in trainer.early_stopping_callbacks):
+            trainer.should_stop = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
