@@ -14,7 +14,6 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from src.attention import Pattern
 from src.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from src.callbacks.figures import Figures
 from src.callbacks.metrics_csv import MetricsCsv
@@ -22,7 +21,7 @@ from src.callbacks.pattern_picture import PatternPicture
 from src.callbacks.progress import Progress
 from src.callbacks.samples import TextSamples
 from src.callbacks.stop_signal import StopSignal
-from src.config import Config, interleave_ratio
+from src.config import Config, attention_pattern
 from src.data.base import ByteDataModule
 from src.models.language_model import LanguageModel
 from src.models.sparse_transformer import SparseTransformer
@@ -32,25 +31,12 @@ PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 PROMPT_BYTES = 128
 
 
-def pattern(config: Config) -> Pattern:
-    """Build the attention pattern."""
-    attention = config.attention
-    return Pattern(
-        name=cast(Any, attention.pattern),
-        stride=attention.stride,
-        summary=attention.summary,
-        mode=cast(Any, attention.mode),
-        distinct=attention.distinct,
-        interleave=interleave_ratio(attention.interleave),
-    )
-
-
 def network(config: Config) -> SparseTransformer:
     """Build the network, with weights drawn from ``seed``."""
     model = config.model
     torch.manual_seed(config.seed)
     return SparseTransformer(
-        pattern=pattern(config),
+        pattern=attention_pattern(config.attention),
         context=config.data.context,
         depth=model.depth,
         width=model.width,
@@ -154,7 +140,9 @@ def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
     built: list[Callback] = [
         stop,
         Figures(config.trainer.log_every, step_bytes, data.label, data.partial),
-        PatternPicture(run.path / "pattern.png", pattern(config), config.model.heads, config.data.context),
+        PatternPicture(
+            run.path / "pattern.png", attention_pattern(config.attention), config.model.heads, config.data.context
+        ),
         Checkpoints(run.checkpoints, config.trainer.checkpoint_every, stop, run.plain_config()),
     ]
     if config.logger.sample_bytes > 0 and config.model.positions == "text":

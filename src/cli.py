@@ -39,8 +39,11 @@ def command(config_name: str, task: Callable[[DictConfig], None]) -> None:
     Exits with code 2 after the sentences of all user errors.
     """
     mistakes: list[UserError] = []
+    composing = True
 
     def guarded(cfg: DictConfig) -> None:
+        nonlocal composing
+        composing = False
         try:
             task(cfg)
         except UserError as error:
@@ -50,7 +53,12 @@ def command(config_name: str, task: Callable[[DictConfig], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of Hydra's own printing
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException) as error:
+        say_error(UserError(composition_sentence(error)))
+        sys.exit(2)
+    except ValueError as error:
+        if not composing:
+            raise  # a fault of ours in a task, not a mistake of the user: it keeps its traceback
         say_error(UserError(composition_sentence(error)))
         sys.exit(2)
     if mistakes:

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 
+from src.attention import Pattern
 from src.errors import UserError
 
 
@@ -172,6 +173,25 @@ def check(config: Config) -> None:
         raise UserError(f"name must be made of letters, digits, '.', '_' and '-', found {name!r}")
 
 
+def attention_pattern(attention: AttentionConfig) -> Pattern:
+    """Build the attention pattern.
+
+    Raises:
+        UserError: values that make none.
+    """
+    try:
+        return Pattern(
+            name=cast(Any, attention.pattern),
+            stride=attention.stride,
+            summary=attention.summary,
+            mode=cast(Any, attention.mode),
+            distinct=attention.distinct,
+            interleave=interleave_ratio(attention.interleave),
+        )
+    except ValueError as error:
+        raise UserError(f"attention.{error}") from error
+
+
 def interleave_ratio(text: str) -> tuple[int, int]:
     """Parse ``attention.interleave``, a ratio such as ``1:1``."""
     first, colon, second = text.partition(":")
@@ -221,19 +241,7 @@ def _check_value(key: str, value: Any, allowed: Mapping[str, Any]) -> None:
 
 
 def _check_pattern(attention: AttentionConfig, heads: int) -> None:
-    from src.attention.patterns import Pattern
-
-    try:
-        pattern = Pattern(
-            name=cast(Any, attention.pattern),
-            stride=attention.stride,
-            summary=attention.summary,
-            mode=cast(Any, attention.mode),
-            distinct=attention.distinct,
-            interleave=interleave_ratio(attention.interleave),
-        )
-    except ValueError as error:
-        raise UserError(f"attention.{error}") from error
+    pattern = attention_pattern(attention)
     if pattern.name != "dense" and pattern.mode == "multihead" and heads < 2:
         raise UserError(f"model.heads must be at least 2 for attention.mode=multihead, found {heads}")
 

@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from lightning.pytorch import Trainer
 
 from src import build
@@ -81,7 +82,8 @@ def train_run(run: Run) -> None:
     if run.summary().get("status") == "finished" and run.summary().get("train/steps", 0) >= max_steps:
         raise UserError(f"{run.path} is finished at step {max_steps}: raise trainer.max_steps to go on")
     resumed_step = saved_step(run)
-    loggers = build.loggers(config, run, resumed_step, data.facts())
+    facts = data.facts() if first_process() else {}  # they may hash a large file
+    loggers = build.loggers(config, run, resumed_step, facts)
     callbacks = build.callbacks(config, run, data)
     ranks = config.trainer.devices * config.trainer.num_nodes
     accumulate = data.micro_batches(ranks)
@@ -89,7 +91,7 @@ def train_run(run: Run) -> None:
     language_model = build.language_model(config, max_steps)
     if trainer.is_global_zero:
         append_provenance(run.provenance_file)
-        introduce(run, config, data, language_model, trainer, resumed_step)
+        introduce(run, config, facts, language_model, trainer, resumed_step)
     started = time.monotonic()
     trainer.fit(language_model, datamodule=data, ckpt_path=run.last_checkpoint, weights_only=True)
     figures = training_figures(trainer, time.monotonic() - started)
@@ -144,22 +146,20 @@ def first_process() -> bool:
 
 def saved_step(run: Run) -> int:
     """Optimizer step of the last checkpoint; 0 where there is none."""
-    import torch
-
     if run.last_checkpoint is None:
         return 0
     return int(torch.load(run.last_checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
 
 
 def introduce(
-    run: Run, config: Config, data: ByteDataModule, model: LanguageModel, trainer: Trainer, resumed_step: int
+    run: Run, config: Config, facts: dict[str, Any], model: LanguageModel, trainer: Trainer, resumed_step: int
 ) -> None:
     """Say what is about to happen."""
     parameters = model.model.parameter_count()
     layer = model.model.pattern.layer(config.model.heads)
     backend = resolve_backend(cast(Any, config.attention.backend), layer, trainer.strategy.root_device)
     log.info("run directory %s", run.path)
-    log.info("data %s", ", ".join(f"{key} {value}" for key, value in data.facts().items()))
+    log.info("data %s", ", ".join(f"{key} {value}" for key, value in facts.items()))
     log.info("model with %s parameters, context %s", f"{parameters:,}", f"{config.data.context:,}")
     log.info("attention %s (%s), backend %s", config.attention.pattern, config.attention.mode, backend)
     log.info("%s steps of %s bytes", f"{trainer.max_steps:,}", f"{config.data.batch_size * config.data.context:,}")

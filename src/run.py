@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import secrets
 import shutil
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from src.atomic import written_whole
 from src.config import Config
 from src.errors import UserError
 
@@ -152,12 +152,8 @@ class Run:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a small text file so that a reader, or a crash, sees the old content or the new, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with written_whole(path) as file:
+        file.write(text.encode())
 
 
 def _fresh_folder(parent: Path, name: str) -> Path:

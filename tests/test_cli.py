@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from src.cli import CONF, composition_sentence, typed
+from src.cli import CONF, command, composition_sentence, typed
 from src.config import Config, check, schema_leaves
 from src.errors import UserError
 from tests.runs import environment
@@ -152,3 +152,17 @@ def test_schema_knows_the_keys_of_the_contract():
         "trainer.devices", "trainer.strategy", "seed", "paths.data_dir", "paths.output_dir", "resume",
     }  # fmt: skip
     assert contract <= schema_leaves().keys()
+
+
+def test_a_fault_inside_a_task_is_not_told_as_a_mistake_of_the_user(monkeypatch, capsys):
+    def faulty(cfg):
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(sys, "argv", ["train"])
+    with pytest.raises(ValueError, match="a fault of ours"):
+        command("config", faulty)
+    monkeypatch.setattr(sys, "argv", ["train", "model=7"])
+    with pytest.raises(SystemExit) as exit_:
+        command("config", faulty)
+    assert exit_.value.code == 2
+    assert "error: Config group override must be a string or a list" in capsys.readouterr().err

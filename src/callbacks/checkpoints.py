@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
+from src.atomic import written_whole
 from src.callbacks.stop_signal import Interrupted, StopSignal
 
 
@@ -21,12 +21,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write ``checkpoint`` (plain tensors and containers) to ``path``."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.part")
-        with partial.open("wb") as file:
+        with written_whole(target) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
 
 
 class Checkpoints(Checkpoint):
@@ -83,18 +79,16 @@ class Checkpoints(Checkpoint):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save before a validation, which may take long."""
         step = trainer.global_step
-        if not trainer.sanity_checking and step < trainer.max_steps and step % self.every != 0:
+        if step < trainer.max_steps and step % self.every != 0:
             self._save(trainer, "last")
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Leave a validation on a stop signal; the state saved before it still owes it."""
-        if self.stop.requested is not None and not trainer.sanity_checking:
+        if self.stop.requested is not None:
             raise Interrupted(self.stop.requested)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the best model, and the state after this validation."""
-        if trainer.sanity_checking:
-            return
         self.validated_step = trainer.global_step
         figure = float(trainer.callback_metrics[self.MONITOR])
         if self.best is None or figure < self.best:

@@ -63,15 +63,9 @@ class Figures(Callback):
         if step % self.every == 0:
             self._log_training(trainer, step)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock for the validation."""
-        self._mark = time.monotonic()
-
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the validation, and start the clock again."""
+        """Log the validation, and start the clock again: the time since the last step was not training."""
         self._mark = time.monotonic()
-        if trainer.sanity_checking:
-            return
         figure = float(trainer.callback_metrics["val/bits_per_byte"])
         log.info(
             "step %d of %d: val/bits_per_byte %.4f (%s)",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from src.atomic import written_whole
 
 
 class MetricsCsv(Logger):
@@ -64,9 +67,9 @@ class MetricsCsv(Logger):
             return list(csv.DictReader(file))
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        partial = self.file.with_name(f".{self.file.name}.part")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.replace(self.file)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        with written_whole(self.file) as file:
+            file.write(text.getvalue().encode())

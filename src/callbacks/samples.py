@@ -30,7 +30,7 @@ class TextSamples(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, on the first process alone."""
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, LanguageModel)
         prompt = self.prompt[None].to(pl_module.device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from src import atomic
 from src.errors import UserError
 
 CHUNK = 1 << 20
@@ -43,24 +43,17 @@ def byte_progress(size: int | None = None) -> Progress:
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that appears under its name only when it is whole and on the disk.
+    """Write a data file that appears under its name only when it is whole; its folder is made.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
+        with atomic.written_whole(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror or error}); choose another paths.data_dir") from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
