@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import netrc
 import os
 from pathlib import Path
@@ -10,24 +11,37 @@ from typing import Any, cast
 import numpy as np
 import torch
 import wandb
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.strategies import Strategy
 
 from src.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from src.callbacks.figures import Figures
 from src.callbacks.metrics_csv import MetricsCsv
 from src.callbacks.pattern_picture import PatternPicture
+from src.callbacks.profile import Profile
 from src.callbacks.progress import Progress
-from src.callbacks.samples import TextSamples
+from src.callbacks.samples import PictureSamples, TextSamples
 from src.callbacks.stop_signal import StopSignal
 from src.config import Config, attention_pattern
 from src.data.base import ByteDataModule
+from src.models.flops import TrainingFlops, training_flops
 from src.models.language_model import LanguageModel
 from src.models.sparse_transformer import SparseTransformer
+from src.peak import peak_tflops
+from src.pictures import given_bytes
+from src.precision import precision_plugin, set_tf32
+from src.ranks import first_process, place
 from src.run import Run
+from src.strategy import COMPRESSION, DataParallel, FullyShard, ShardedLanguageModel
 
-PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 PROMPT_BYTES = 128
 
 
@@ -53,8 +67,8 @@ def network(config: Config) -> SparseTransformer:
 
 def language_model(config: Config, max_steps: int) -> LanguageModel:
     """Build the LightningModule around the network."""
-    optimizer = config.optimizer
-    return LanguageModel(
+    optimizer, sharded = config.optimizer, config.trainer.strategy == "fsdp2"
+    built = (ShardedLanguageModel if sharded else LanguageModel)(
         network(config),
         max_steps=max_steps,
         learning_rate=optimizer.learning_rate,
@@ -63,8 +77,11 @@ def language_model(config: Config, max_steps: int) -> LanguageModel:
         betas=(optimizer.beta1, optimizer.beta2),
         eps=optimizer.eps,
         seed=config.seed,
-        fused=False if config.precision.name == "fp16" else None,
+        fused=True,
     )
+    if isinstance(built, ShardedLanguageModel):
+        built.reduce_dtype = COMPRESSION[config.trainer.gradient_compression]
+    return built
 
 
 def data_module(config: Config) -> ByteDataModule:
@@ -86,6 +103,13 @@ def data_module(config: Config) -> ByteDataModule:
         from src.data.bytes_file import BytesFile
 
         return BytesFile(Path(str(data.path)), **portions)
+    if data.name in ("cifar10", "imagenet64"):
+        from src.data.cifar10 import Cifar10
+        from src.data.imagenet64 import ImageNet64
+
+        kind = Cifar10 if data.name == "cifar10" else ImageNet64
+        path = None if data.path is None else Path(data.path)
+        return kind(data_dir, path=path, allow_partial=data.allow_partial, **portions)
     from src.data.quickstart import Quickstart
 
     return Quickstart(data_dir, **portions)
@@ -97,12 +121,13 @@ def loggers(config: Config, run: Run, after_step: int, facts: dict[str, Any]) ->
     if kind == "none":
         return []
     built: list[Logger] = [MetricsCsv(run.path / "metrics.csv", after_step)]
-    if kind == "wandb":
-        built.append(_wandb_logger(config, run, facts))
+    if kind == "wandb" and first_process():
+        built.append(wandb_logger(config, run, facts))
     return built
 
 
-def _wandb_logger(config: Config, run: Run, facts: dict[str, Any]) -> WandbLogger:
+def wandb_logger(config: Config, run: Run, facts: dict[str, Any]) -> WandbLogger:
+    """Build the logger of the run's own wandb run; ``facts`` identify the data and may be empty."""
     logger = WandbLogger(
         name=run.path.name,
         save_dir=run.path,
@@ -114,7 +139,7 @@ def _wandb_logger(config: Config, run: Run, facts: dict[str, Any]) -> WandbLogge
         resume="allow",
         offline=not wandb_login_known(),
         settings=wandb.Settings(silent=True),
-        config={**run.plain_config(), "data_facts": facts},
+        config={**run.plain_config(), **({"data_facts": facts} if facts else {})},
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning passes it on; wandb warns of it at every start
     return logger
@@ -139,22 +164,94 @@ def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
     step_bytes = config.data.batch_size * config.data.context
     built: list[Callback] = [
         stop,
-        Figures(config.trainer.log_every, step_bytes, data.label, data.partial),
+        Figures(config.trainer.log_every, step_bytes, data.label, data.partial, step_flops(config), peak_flops(config)),
         PatternPicture(
             run.path / "pattern.png", attention_pattern(config.attention), config.model.heads, config.data.context
         ),
         Checkpoints(run.checkpoints, config.trainer.checkpoint_every, stop, run.plain_config()),
     ]
-    if config.logger.sample_bytes > 0 and config.model.positions == "text":
-        beginning = data.splits.val.batch(np.zeros(1, dtype=np.int64))
-        prompt = beginning.x[0, : min(PROMPT_BYTES, config.data.context // 2, int(beginning.length))]
-        count = min(config.logger.sample_bytes, config.data.context - len(prompt))
-        built.append(TextSamples(run.path / "samples", prompt, count, config.seed))
+    built += samples(config, run, data)
     if config.trainer.early_stopping is not None:
         built.append(EarlyStopping("val/bits_per_byte", patience=config.trainer.early_stopping, mode="min"))
     if config.trainer.progress:
-        built.append(Progress(leave=True))
+        built.append(Progress())
+    if config.debug.trace_after is not None:
+        built.append(Profile(run.path / "profile", config.debug.trace_after, config.debug.trace_steps))
     return built
+
+
+def samples(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
+    """Build the callback that continues text, or completes pictures, of the validation split."""
+    logger, context, folder = config.logger, config.data.context, run.path / "samples"
+    dtype = activation_dtype(config)
+    if config.model.positions == "text" and logger.sample_bytes > 0:
+        beginning = data.splits.val.batch(np.zeros(1, dtype=np.int64))
+        prompt = beginning.x[:, : min(PROMPT_BYTES, context // 2, int(beginning.length[0]))]
+        count = min(logger.sample_bytes, context - prompt.shape[1])
+        return [TextSamples(folder, prompt, count, config.seed, logger.sample_seconds, dtype)]
+    if config.model.positions == "image" and logger.sample_pictures > 0:
+        if context % (3 * config.model.row):
+            return []  # bytes of something else: whole rows of pixels alone make a picture
+        indices = np.arange(min(logger.sample_pictures, len(data.splits.val)), dtype=np.int64)
+        given = given_bytes(0.5, config.model.row, context)
+        pictures = data.splits.val.batch(indices).x
+        return [PictureSamples(folder, pictures, config.model.row, given, config.seed, logger.sample_seconds, dtype)]
+    return []
+
+
+def activation_dtype(config: Config) -> torch.dtype:
+    """Type of activations on a GPU, by ``precision``."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config.precision.name]
+
+
+def step_flops(config: Config) -> TrainingFlops:
+    """Count the arithmetic of one optimizer step over all devices."""
+    model = config.model
+    return training_flops(
+        attention_pattern(config.attention),
+        context=config.data.context,
+        depth=model.depth,
+        width=model.width,
+        heads=model.heads,
+        half_size_qk=model.half_size_qk,
+        half_size_ff=model.half_size_ff,
+        sequences=config.data.batch_size,
+    )
+
+
+def peak_flops(config: Config) -> float | None:
+    """FLOP/s that all devices of the run could reach together; None where the device's peak is not known."""
+    peak = config.trainer.peak_tflops
+    if peak is None and on_gpu(config):
+        peak = peak_tflops(torch.cuda.get_device_name())
+    return None if peak is None else peak * 1e12 * config.trainer.devices * config.trainer.num_nodes
+
+
+def on_gpu(config: Config) -> bool:
+    """Say whether the run computes on GPUs."""
+    return config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+
+
+def strategy(config: Config) -> Strategy | str:
+    """Build what makes the devices work together; a single one needs nothing."""
+    if math.prod(devices_and_nodes(config)) == 1 and config.trainer.strategy == "auto":
+        return "auto"
+    if config.trainer.strategy == "fsdp2":
+        return FullyShard(math.prod(devices_and_nodes(config)))
+    return DataParallel(config.trainer.gradient_compression)
+
+
+def devices_and_nodes(config: Config) -> tuple[int, int]:
+    """Give the devices of each machine and the machines; one of each where nobody started ranks, as in ``src.eval``."""
+    return (config.trainer.devices, config.trainer.num_nodes) if place().world > 1 else (1, 1)
+
+
+def cluster() -> ClusterEnvironment:
+    """Build Lightning's view of who started the ranks. Lightning's own guess takes any SLURM allocation for srun."""
+    launcher = place().launcher
+    if launcher == "srun":
+        return SLURMEnvironment(auto_requeue=False)  # a job that is started again goes on by itself
+    return TorchElasticEnvironment() if launcher == "torchrun" else LightningEnvironment()
 
 
 def trainer(config: Config, run: Run, max_steps: int, accumulate: int, **parts: Any) -> Trainer:
@@ -168,12 +265,14 @@ def trainer(config: Config, run: Run, max_steps: int, accumulate: int, **parts: 
         parts: loggers and callbacks, as Trainer takes them.
     """
     settings = config.trainer
+    devices, num_nodes = devices_and_nodes(config)
+    set_tf32(config.precision.tf32)
+    precision = precision_plugin(config.precision.name, "cuda" if on_gpu(config) else "cpu")
     return Trainer(
         accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
-        precision=cast(Any, PRECISION[config.precision.name]),
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy(config),
         max_steps=max_steps,
         max_epochs=-1,
         gradient_clip_val=settings.clip or None,
@@ -186,6 +285,6 @@ def trainer(config: Config, run: Run, max_steps: int, accumulate: int, **parts: 
         enable_progress_bar=settings.progress,
         log_every_n_steps=1,
         default_root_dir=run.path,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), precision, cluster()],
         **parts,
     )

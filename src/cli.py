@@ -16,7 +16,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
-from src.config import Config, EvalConfig, schema_leaves
+from src.config import Config, EvalConfig, SampleConfig, schema_leaves
 from src.errors import UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -106,7 +106,7 @@ def composition_sentence(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} cannot be read as KEY=VALUE: quote values that hold blanks, commas or brackets"
     if isinstance(cause, ValidationError) and key:
-        allowed = allowed_words(schema_leaves(EvalConfig).get(key, "a value of another type"))
+        allowed = allowed_words(_all_leaves().get(key, "a value of another type"))
         return f"{key} must be {allowed}, found {getattr(cause, 'value', None) or _value_given(key)!r}"
     if isinstance(cause, MissingMandatoryValue) and key:
         return f"{key} has no value: give it as {key}=VALUE"
@@ -124,6 +124,11 @@ def allowed_words(type_name: str) -> str:
     return " or ".join("null" if name == "None" else WORDS.get(name, name) for name in names)
 
 
+def _all_leaves() -> dict[str, str]:
+    """Keys of all commands."""
+    return schema_leaves(EvalConfig) | schema_leaves(SampleConfig)
+
+
 def _value_given(key: str) -> str:
     given = [a.partition("=")[2] for a in sys.argv[1:] if a.partition("=")[0].lstrip("+") == key]
     return given[-1] if given else ""
@@ -136,7 +141,7 @@ def _key_given(beginning: str) -> str:
 
 def _unknown(key: str) -> str:
     groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
-    near = [k for k in difflib.get_close_matches(key, [*schema_leaves(EvalConfig), *groups], n=2) if k != key]
+    near = [k for k in difflib.get_close_matches(key, [*_all_leaves(), *groups], n=2) if k != key]
     hint = f": did you mean {near[0]}?" if near else ": --help lists them all"
     return f"{key} is not a key of the configuration{hint}"
 

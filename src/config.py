@@ -60,7 +60,7 @@ class ModelConfig:
 class DataConfig:
     """conf/data: what is trained on, and in what portions."""
 
-    name: str = _one_of("enwik8", "bytes", "quickstart")
+    name: str = _one_of("enwik8", "bytes", "quickstart", "cifar10", "imagenet64")
     path: str | None
     context: int = _at_least(1)
     batch_size: int = _at_least(1)
@@ -87,6 +87,7 @@ class PrecisionConfig:
     """conf/precision: the type of activations and gradients (section 5.6)."""
 
     name: str = _one_of("bf16", "fp16", "fp32")
+    tf32: bool
 
 
 @dataclass(kw_only=True)
@@ -98,13 +99,23 @@ class TrainerConfig:
     accelerator: str = _one_of("auto", "cpu", "gpu")
     devices: int = _at_least(1)
     num_nodes: int = _at_least(1)
-    strategy: str = _one_of("auto", "ddp")
+    strategy: str = _one_of("auto", "ddp", "fsdp2")
+    gradient_compression: str = _one_of("none", "bf16", "fp16")
     clip: float = _at_least(0)
     val_every: int = _at_least(1)
     checkpoint_every: int = _at_least(1)
     log_every: int = _at_least(1)
     early_stopping: int | None = _at_least(1)
     progress: bool
+    peak_tflops: float | None = _at_least(0.001)
+
+
+@dataclass(kw_only=True)
+class DebugConfig:
+    """conf/debug: what a run leaves about itself beyond its results."""
+
+    trace_after: int | None = _at_least(0)
+    trace_steps: int = _at_least(1)
 
 
 @dataclass(kw_only=True)
@@ -117,6 +128,8 @@ class LoggerConfig:
     group: str | None
     tags: list[str]
     sample_bytes: int = _at_least(0)
+    sample_pictures: int = _at_least(0)
+    sample_seconds: float | None = _at_least(0)
 
 
 @dataclass(kw_only=True)
@@ -142,6 +155,7 @@ class Config:
     precision: PrecisionConfig
     trainer: TrainerConfig
     logger: LoggerConfig
+    debug: DebugConfig
 
 
 @dataclass(kw_only=True)
@@ -153,8 +167,35 @@ class EvalConfig(Config):
     split: str = _one_of("validation", "test")
 
 
+@dataclass(kw_only=True)
+class PicturesConfig:
+    """The pictures that ``src.sample`` completes."""
+
+    given: float = _at_least(0, below=1)
+    split: str = _one_of("validation", "test")
+    first: int = _at_least(0)
+    completions: int = _at_least(1)
+
+
+@dataclass(kw_only=True)
+class SampleConfig(Config):
+    """What ``src.sample`` adds: which run and checkpoint, what is continued, and how bytes are drawn."""
+
+    run: str
+    checkpoint: str = _one_of("best", "last")
+    prompt: str | None
+    prompt_file: str | None
+    length: int | None = _at_least(1)
+    batch: int = _at_least(1)
+    temperature: float = _at_least(0)
+    top_k: int | None = field(metadata={"least": 1, "below": 257})
+    top_p: float = _at_least(0)
+    pictures: PicturesConfig
+
+
 ConfigStore.instance().store(name="schema", node=Config)
 ConfigStore.instance().store(name="eval_schema", node=EvalConfig)
+ConfigStore.instance().store(name="sample_schema", node=SampleConfig)
 
 
 def check(config: Config) -> None:
@@ -167,10 +208,25 @@ def check(config: Config) -> None:
     _check_pattern(config.attention, config.model.heads)
     _check_model(config.model)
     _check_batches(config)
+    if config.precision.name == "fp16" and config.trainer.strategy == "fsdp2":
+        raise UserError("precision=fp16 does not go with trainer.strategy=fsdp2: take bf16 or fp32, or strategy ddp")
+    _check_picture(config)
     if config.data.name == "bytes" and config.data.path is None:
         raise UserError("data.path must name a file for data=bytes, found null")
     if not (name := config.name) or not set(name) <= _NAME_CHARACTERS or name.startswith(("-", ".")):
         raise UserError(f"name must be made of letters, digits, '.', '_' and '-', found {name!r}")
+
+
+def check_sample(config: SampleConfig) -> None:
+    """Refuse keys of ``src.sample`` that cannot be, beyond what ``check`` sees.
+
+    Raises:
+        UserError: one sentence with the key, the value found and what is allowed.
+    """
+    if not 0 < config.top_p <= 1:
+        raise UserError(f"top_p must be above 0 and at most 1, found {config.top_p}")
+    if config.prompt is not None and config.prompt_file is not None:
+        raise UserError("prompt and prompt_file exclude each other: give one of them")
 
 
 def attention_pattern(attention: AttentionConfig) -> Pattern:
@@ -255,6 +311,18 @@ def _check_model(model: ModelConfig) -> None:
         raise UserError(f"model.heads must divide {what} ({narrow}), found {model.heads}")
 
 
+def _check_picture(config: Config) -> None:
+    side = PICTURE_SIDES.get(config.data.name)
+    if side is None:
+        return
+    if config.data.context != 3 * side * side:
+        raise UserError(
+            f"data.context must be {3 * side * side} for data={config.data.name}, found {config.data.context}"
+        )
+    if config.model.positions == "image" and config.model.row != side:
+        raise UserError(f"model.row must be {side} pixels for data={config.data.name}, found {config.model.row}")
+
+
 def _check_batches(config: Config) -> None:
     data, trainer = config.data, config.trainer
     ranks = trainer.devices * trainer.num_nodes
@@ -270,6 +338,9 @@ def _check_batches(config: Config) -> None:
         )
 
 
+# Pixels of a row of each picture data set.
+PICTURE_SIDES = {"cifar10": 32, "imagenet64": 64}
+
 # What a run may change after it has begun: where and how it computes, never what it computes.
 CHANGEABLE = (
     "logger",
@@ -279,6 +350,8 @@ CHANGEABLE = (
     "logger.group",
     "logger.tags",
     "logger.sample_bytes",
+    "logger.sample_pictures",
+    "logger.sample_seconds",
     "attention.backend",
     "model.recompute",
     "data.path",
@@ -296,6 +369,10 @@ CHANGEABLE = (
     "trainer.log_every",
     "trainer.early_stopping",
     "trainer.progress",
+    "trainer.peak_tflops",
+    "debug",
+    "debug.trace_after",
+    "debug.trace_steps",
 )
 
 

@@ -6,7 +6,6 @@ Every way to start training ends here: a single run, each job of a sweep, each r
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import time
@@ -29,9 +28,11 @@ from src.errors import UserError
 from src.machine import check_machine
 from src.models.language_model import LanguageModel
 from src.provenance import append_provenance
+from src.ranks import end_with_supervisor, first_process, place, supervise
 from src.report import results_table
 from src.run import Run
 
+SAME_MISTAKE = 2.0  # seconds in which the first rank says what is wrong and the others are ended
 log = logging.getLogger("src.job")  # by name: run as a module, __name__ is "__main__"
 
 
@@ -45,6 +46,9 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         say_error(error)
         return 2
+    if (code := started_ranks(run)) is not None:
+        return code
+    end_with_supervisor()
     code = 1
     try:
         set_up_logging(run.path / "train.log")
@@ -52,6 +56,8 @@ def main(arguments: list[str]) -> int:
         code = 0
     except UserError as error:
         code = 2
+        if not first_process():
+            time.sleep(SAME_MISTAKE)
         say_error(error)
         if first_process():
             run.discard_if_unused()
@@ -66,6 +72,25 @@ def main(arguments: list[str]) -> int:
     finally:
         finish_wandb(code)
     return code
+
+
+def started_ranks(run: Run) -> int | None:
+    """Run a job of several devices as so many processes, and give the exit code; None where this process does the work.
+
+    Ranks that torchrun, srun or this function started do it, and so does the one process of a single device.
+    """
+    if place().launcher != "none":
+        return None
+    try:
+        settings = run.config().trainer
+        if settings.devices * settings.num_nodes == 1:
+            return None
+        check_machine(run.config())
+    except UserError as error:
+        say_error(error)
+        return 2
+    job = [sys.executable, "-m", "src.job", str(run.path)]
+    return supervise(job, settings.devices, settings.num_nodes, run.path / "train.log")
 
 
 def train_run(run: Run) -> None:
@@ -131,17 +156,11 @@ def evaluate_run(run: Run, config: Config, checkpoint: Path, split: str) -> None
 
 
 def prepared_data(config: Config) -> ByteDataModule:
-    """Get and open the data; the first process alone downloads and unpacks."""
+    """Get and open the data; every process asks for them, and a lock lets the first one download and unpack."""
     data = build.data_module(config)
-    if first_process():
-        data.prepare_data()
+    data.prepare_data()
     data.setup()
     return data
-
-
-def first_process() -> bool:
-    """Say whether this is the first process of its machine: the one that prints, downloads and tidies up."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def saved_step(run: Run) -> int:
@@ -163,6 +182,8 @@ def introduce(
     log.info("model with %s parameters, context %s", f"{parameters:,}", f"{config.data.context:,}")
     log.info("attention %s (%s), backend %s", config.attention.pattern, config.attention.mode, backend)
     log.info("%s steps of %s bytes", f"{trainer.max_steps:,}", f"{config.data.batch_size * config.data.context:,}")
+    what = f"{trainer.world_size} devices" if trainer.world_size > 1 else "1 device"
+    log.info("%s (%s), precision %s", what, trainer.strategy.root_device.type, config.precision.name)
     if config.optimizer.warmup_steps > trainer.max_steps:
         log.warning(
             "optimizer.warmup_steps=%d is longer than the run of %d steps: the learning rate never reaches its peak",
@@ -180,7 +201,7 @@ def training_figures(trainer: Trainer, seconds: float) -> dict[str, Any]:
     return {
         "train/seconds": round(seconds, 1),
         "train/steps": trainer.global_step,
-        "train/tokens_per_second": round(figures.tokens_per_second, 1),
+        **{name: round(value, 4) for name, value in figures.whole().items()},
         "val/best_step": checkpoints.best_step,
         "val/bits_per_byte": checkpoints.best,
     }
@@ -222,15 +243,14 @@ class _Terminal(logging.Handler):
 
 
 def set_up_logging(file: Path) -> None:
-    """Send what the project says to the terminal and to the run's log file; the first process alone."""
+    """Send what the project says to the terminal and to the run's log file; of other ranks their failures alone."""
     quiet_libraries()
     logger = logging.getLogger("src")
-    logger.setLevel(logging.INFO)
-    if not first_process():
-        logger.setLevel(logging.ERROR)
-        return
     terminal, to_file = _Terminal(), logging.FileHandler(file)
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    name = "" if first_process() else f"rank {place().rank}: "
+    logger.setLevel(logging.ERROR if name else logging.INFO)
+    terminal.setFormatter(logging.Formatter(f"{name}%(message)s"))
+    to_file.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {name}%(message)s"))
     for handler in (terminal, to_file):
         logger.addHandler(handler)
 

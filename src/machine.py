@@ -6,6 +6,7 @@ from pathlib import Path
 
 from src.config import Config
 from src.errors import UserError
+from src.ranks import check_ranks
 
 
 def check_machine(config: Config) -> None:
@@ -16,6 +17,7 @@ def check_machine(config: Config) -> None:
     """
     if config.data.name == "bytes" and not Path(str(config.data.path)).is_file():
         raise UserError(f"data.path must be an existing file, found {config.data.path}")
+    check_ranks(config.trainer.devices, config.trainer.num_nodes)
     wants_gpu = config.trainer.accelerator == "gpu" or config.precision.name == "fp16"
     if wants_gpu or config.trainer.devices > 1 or config.attention.backend == "triton":
         _check_devices(config)
@@ -36,6 +38,8 @@ def _check_devices(config: Config) -> None:
         raise UserError(
             f"trainer.devices must be at most the {gpus} GPUs of this machine, found {config.trainer.devices}"
         )
+    if config.trainer.gradient_compression == "bf16" and config.trainer.devices > 1 and not on_gpu:
+        raise UserError("trainer.gradient_compression=bf16 needs GPUs: between CPU processes take fp16 or none")
     if config.attention.backend == "triton":
         problem = triton_problem(torch.device("cuda" if on_gpu else "cpu"))
         if problem:

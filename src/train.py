@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -18,13 +19,15 @@ from src.cli import command, overridden_keys, typed
 from src.config import Config, check, restore
 from src.errors import UserError
 from src.machine import check_machine
+from src.ranks import place
+from src.rendezvous import publish, receive
 from src.run import Run
 
 
 def train(cfg: DictConfig) -> None:
     """Start the job that a composed configuration describes."""
     config = typed(cfg)
-    run = _resumed(config) if config.resume else _created(config)
+    run = _agreed(config) if place().world > 1 else _prepared(config)
     job = [sys.executable, "-m", "src.job", str(run.path)]
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         if code := subprocess.run(job, check=False).returncode:
@@ -32,6 +35,27 @@ def train(cfg: DictConfig) -> None:
     else:
         sys.stdout.flush()
         os.execv(sys.executable, job)  # the job takes this process over: signals and exit code are its own
+
+
+def _prepared(config: Config) -> Run:
+    return _resumed(config) if config.resume else _created(config)
+
+
+def _agreed(config: Config) -> Run:
+    """Under torchrun or srun: one run directory for all ranks, made by the first."""
+    here, folder = place(), Path(config.paths.output_dir)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(f"a sweep (-m) starts the processes of each job itself: run it without {here.launcher}")
+    if here.rank > 0:
+        path = receive(here, folder)
+        return Run.find(path) if path else sys.exit(2)  # the first rank has said what is wrong
+    try:
+        run = _prepared(config)
+    except BaseException:
+        publish(here, None, folder)
+        raise
+    publish(here, run.path, folder)
+    return run
 
 
 def _created(config: Config) -> Run:

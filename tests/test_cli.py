@@ -35,7 +35,7 @@ def refusal(*overrides: str) -> str:
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
 @pytest.mark.parametrize("attention", ["dense", "strided", "fixed"])
 def test_every_experiment_composes(experiment, attention):
-    check(composed(f"experiment={experiment}", f"attention={attention}"))
+    check(composed(f"experiment={experiment}", f"attention={attention}", "data.path=FILE"))  # some ask for a file
 
 
 def test_paper_run_is_the_papers():

@@ -7,46 +7,105 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import Profiler
 
+from src.models.flops import TrainingFlops
 from src.models.language_model import LanguageModel
+from src.precision import LossScaling
 
 log = logging.getLogger(__name__)
 
 
-class Figures(Callback):
-    """Logs loss, learning rate and speed every so many steps, and each validation.
+class LoaderClock(Profiler):
+    """Adds up the seconds that Lightning's training loop waits for the next batch; Lightning calls it by itself."""
 
-    All are logged against our own step, the number of optimizer steps done. Speed leaves validation and saving of
-    samples out.
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited = 0.0
+        self._began = 0.0
+
+    def start(self, action_name: str) -> None:
+        """Note when the loop asks for a batch."""
+        if action_name.endswith("train_dataloader_next"):
+            self._began = time.perf_counter()
+
+    def stop(self, action_name: str) -> None:
+        """Note when it has one."""
+        if action_name.endswith("train_dataloader_next"):
+            self.waited += time.perf_counter() - self._began
+
+    def summary(self) -> str:
+        """Nothing to print at the end."""
+        return ""
+
+
+class Figures(Callback):
+    """Logs loss, learning rate, speed and memory every so many steps, and each validation.
+
+    All are logged against our own step, the number of optimizer steps done. Nothing is read from the device between two
+    log entries; an entry waits for the device once, so that wall-clock time over the steps since the last is theirs.
+    Time spent in validation and samples is left out, checkpoints are not.
 
     Args:
         every: optimizer steps between two log entries.
         step_bytes: bytes that one optimizer step trains on, over all devices.
         label: what the figures were measured on; logged beside every validation.
         partial: whether that is only a part of an official data set.
+        step_flops: arithmetic of one optimizer step over all devices; None: no utilisation is logged.
+        peak_flops: FLOP/s that all devices could reach together; None where unknown, and no utilisation is logged.
     """
 
-    def __init__(self, every: int, step_bytes: int, label: str, partial: bool) -> None:
+    def __init__(
+        self,
+        every: int,
+        step_bytes: int,
+        label: str,
+        partial: bool,
+        step_flops: TrainingFlops | None = None,
+        peak_flops: float | None = None,
+    ) -> None:
         self.every = every
         self.step_bytes = step_bytes
         self.label = label
         self.partial = partial
+        self.step_flops = step_flops
+        self.peak_flops = peak_flops
+        self.latest: dict[str, float] = {}
+        """The figures of the last entry and the last validation, plain numbers, for the screen."""
+        self.loader = LoaderClock()
         self.seconds = 0.0
         self.steps = 0
+        self._first: tuple[int, float, float] | None = None
+        self._logged = (0, 0.0, 0.0)
         self._mark = 0.0
-        self._logged = (0, 0.0)
         self._step = -1
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Bytes a second over all that this process trained so far."""
-        return self.steps * self.step_bytes / self.seconds if self.seconds else 0.0
+    def whole(self) -> dict[str, float]:
+        """Speed over what this process trained, from its first log entry on: before, kernels are compiled.
+
+        Where it ended before a second entry, over everything. Empty where it trained no step.
+        """
+        steps, seconds, waited = self._first if self._first and self._first[0] < self.steps else (0, 0.0, 0.0)
+        spent = self.seconds - seconds
+        if not (spent and self.steps > steps):
+            return {}
+        figures = {
+            **self._speed((self.steps - steps) / spent),
+            "train/data_wait": (self.loader.waited - waited) / spent,
+        }
+        if (peak := self.latest.get("train/peak_memory_gib")) is not None:
+            figures["train/peak_memory_gib"] = peak
+        return figures
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clocks."""
+        trainer.profiler = self.loader  # type: ignore[attr-defined]
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
         self._step = trainer.global_step
-        self._mark = time.monotonic()
+        self._mark = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -56,17 +115,18 @@ class Figures(Callback):
         if step == self._step:
             return
         self._step = step
-        now = time.monotonic()
-        self.seconds += now - self._mark
         self.steps += 1
-        self._mark = now
         if step % self.every == 0:
             self._log_training(trainer, step)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._settle(trainer)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation, and start the clock again: the time since the last step was not training."""
-        self._mark = time.monotonic()
         figure = float(trainer.callback_metrics["val/bits_per_byte"])
+        self.latest["val/bits_per_byte"] = figure
         log.info(
             "step %d of %d: val/bits_per_byte %.4f (%s)",
             trainer.global_step,
@@ -76,23 +136,68 @@ class Figures(Callback):
         )
         self._send(trainer, {"val/bits_per_byte": figure, "data/partial": float(self.partial)}, trainer.global_step)
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the clock after a validation and whatever followed it."""
+        if self._mark == 0.0:
+            self._mark = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the steps since the last log entry."""
+        self._settle(trainer)
+
+    def _settle(self, trainer: Trainer) -> None:
+        """Wait for the device and add the time since the mark; the clock stands until the next batch."""
+        if self._mark:
+            if trainer.strategy.root_device.type == "cuda":
+                torch.cuda.synchronize(trainer.strategy.root_device)
+            self.seconds += time.perf_counter() - self._mark
+            self._mark = 0.0
+
     def _log_training(self, trainer: Trainer, step: int) -> None:
         assert isinstance(trainer.lightning_module, LanguageModel)
-        bits = trainer.strategy.reduce(trainer.lightning_module.step_bits_per_byte(), reduce_op="mean")
-        steps, seconds = self._logged
-        speed = (self.steps - steps) * self.step_bytes / max(self.seconds - seconds, 1e-9)
-        self._logged = (self.steps, self.seconds)
+        bits = float(trainer.strategy.reduce(trainer.lightning_module.step_bits_per_byte(), reduce_op="mean"))
+        self._settle(trainer)
+        self._mark = time.perf_counter()
+        steps, seconds, waited = self._logged
+        self._logged = (self.steps, self.seconds, self.loader.waited)
+        self._first = self._first or self._logged
+        spent = max(self.seconds - seconds, 1e-9)
         figures = {
-            "train/bits_per_byte": float(bits),
+            "train/bits_per_byte": bits,
             "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "train/tokens_per_second": speed,
             "train/bytes_seen": float(step * self.step_bytes),
+            "train/data_wait": min(1.0, (self.loader.waited - waited) / spent),
+            **self._speed((self.steps - steps) / spent),
+            **_device_figures(trainer),
         }
+        self.latest.update(figures)
         self._send(trainer, figures, step)
-        for name in ("train/bits_per_byte", "train/tokens_per_second"):
-            trainer.lightning_module.log(name, figures[name], prog_bar=True, logger=False)
+
+    def _speed(self, steps_per_second: float) -> dict[str, float]:
+        figures = {
+            "train/tokens_per_second": steps_per_second * self.step_bytes,
+            "train/step_ms": 1000 / steps_per_second,
+        }
+        if self.step_flops is not None and self.peak_flops is not None:
+            share = steps_per_second / self.peak_flops
+            figures["train/mfu"] = self.step_flops.kept * share
+            figures["train/mfu_dense_equivalent"] = self.step_flops.dense_equivalent * share
+        return figures
 
     @staticmethod
     def _send(trainer: Trainer, figures: Mapping[str, float], step: int) -> None:
         for logger in trainer.loggers:
             logger.log_metrics(dict(figures), step=step)
+
+
+def _device_figures(trainer: Trainer) -> dict[str, float]:
+    """Peak memory of the fullest device in GiB, and what loss scaling does; the device has been waited for."""
+    figures: dict[str, float] = {}
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        peak = torch.tensor(torch.cuda.max_memory_allocated(device) / 2**30, device=device)
+        figures["train/peak_memory_gib"] = float(trainer.strategy.reduce(peak, reduce_op="max"))
+    if isinstance(scaling := trainer.precision_plugin, LossScaling):
+        figures["train/loss_scale"] = scaling.loss_scale()
+        figures["train/skipped_steps"] = float(scaling.skipped or 0)
+    return figures

@@ -6,6 +6,8 @@ import signal
 from types import FrameType
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
@@ -20,28 +22,57 @@ class Interrupted(Exception):
 class StopSignal(Callback):
     """Turns the first SIGINT or SIGTERM into a request that others see in ``requested``.
 
-    A second one ends the process at once, as it would have without this callback.
+    A second one ends the process at once, as it would have without this callback. Of several ranks each may hear the
+    signal in another step; they agree after every batch, so that all stop after the same one. The agreement goes from
+    processor to processor and does not wait for a GPU.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.requested: int | None = None
+        self._heard: int | None = None
         self._before: dict[int, Any] = {}
+        self._group: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals over, after Lightning has set its own handlers."""
         for signum in self.SIGNALS:
             self._before[signum] = signal.signal(signum, self._request)
+        if trainer.world_size > 1:
+            self._group = dist.new_group(backend="gloo")
+            # Lightning would read a flag from the GPU at every batch, to the same end
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Agree with the other ranks whether to stop."""
+        self._agree()
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Agree with the other ranks; all have the same number of batches."""
+        self._agree()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""
+        self._group = None
         while self._before:
             signal.signal(*self._before.popitem())
 
+    def _agree(self) -> None:
+        if self._group is None:
+            return
+        heard = torch.tensor(self._heard or 0)
+        dist.all_reduce(heard, dist.ReduceOp.MAX, group=self._group)
+        self.requested = int(heard) or None
+
     def _request(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested is not None:
+        if self._heard is not None:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
-        self.requested = signum
-        print("\nstopping after this step and saving; once more stops at once, without saving", flush=True)
+        self._heard = signum
+        if self._group is None:
+            self.requested = signum
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            print("\nstopping after this step and saving; once more stops at once, without saving", flush=True)

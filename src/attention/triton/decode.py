@@ -1,0 +1,128 @@
+# mypy: disable-error-code="no-untyped-def"
+"""One new query a head against the cache of ``src.attention.decode``: stores its key and value, reads its pattern row.
+
+A program serves one head of one sequence, or one of SPLITS shares of its row. The position is read from memory, so a
+CUDA graph of the launch serves every position. Products and softmax are fp32 (section 5.6).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from src.attention.decode.layout import LayerLayout
+from src.attention.triton.passes import LOG2E
+from src.attention.triton.steps import LOWEST, padded
+
+FIELDS = 8  # numbers that describe a head to the kernel
+
+
+@triton.jit
+def decode_attention(  # noqa: PLR0915
+                     qkv, keys, values, partial, lse, table, position, slots, scale, HEADS: tl.constexpr,
+                     SPLITS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BN: tl.constexpr,
+                     STAGES: tl.constexpr):  # fmt: skip
+    """Write (batch, head, split) partial outputs and their base-2 log-sum-exp, LOWEST for a share without keys."""
+    program = tl.program_id(0)
+    split = program % SPLITS
+    head = program // SPLITS % HEADS
+    batch = program // (SPLITS * HEADS)
+    t = tl.load(position).to(tl.int32)
+    row = table + head * 8
+    kind, offset, capacity, stride = tl.load(row), tl.load(row + 1), tl.load(row + 2), tl.load(row + 3)
+    reach, columns, summary, first_cell = tl.load(row + 4), tl.load(row + 5), tl.load(row + 6), tl.load(row + 7)
+    # the slots that are read, own key apart, and those that are written: HeadLayout.reads and .writes
+    block = t // stride
+    place = t % stride
+    cell = place - first_cell
+    in_cell = (cell >= 0) & (cell < summary)
+    blocks_end = tl.where(kind == 2, stride, 0) + summary * block
+    low = tl.where(kind == 0, tl.maximum(t - reach + 1, 0), tl.where(kind == 2, stride - place, 0))
+    high = tl.where(kind == 0, t, tl.where(kind == 1, tl.minimum(t, reach), blocks_end))
+    high = tl.where(kind == 3, blocks_end + tl.minimum(tl.maximum(cell, 0), summary), high)
+    run = high - low
+    count = run + tl.where(kind == 0, columns * block, 0)
+    own = tl.where(kind == 0, t, tl.where(kind == 1, t % tl.maximum(reach, 1), stride - 1 - place))
+    own = tl.where(kind == 3, tl.where(in_cell, blocks_end + cell, -1), own)
+    second = tl.where((kind == 2) & in_cell & (blocks_end + cell < capacity), blocks_end + cell, -1)
+
+    qk_cols, v_cols = tl.arange(0, padded(QK)), tl.arange(0, padded(V))
+    qk_in, v_in = qk_cols < QK, v_cols < V
+    new = qkv + batch.to(tl.int64) * (HEADS * (2 * QK + V))
+    query = tl.load(new + head * QK + qk_cols, mask=qk_in, other=0.0).to(tl.float32) * scale
+    first_row = batch.to(tl.int64) * slots + offset
+    top = tl.full((BN,), LOWEST, tl.float32)
+    total = tl.zeros((BN,), tl.float32)
+    acc = tl.zeros((BN, padded(V)), tl.float32)
+    # every row of the tile has a softmax of its own, so that nothing crosses threads until the loop is over
+    for start in tl.range(split * BN, count, SPLITS * BN, num_stages=STAGES):
+        r = start + tl.arange(0, BN)
+        slot = tl.where(r < run, low + r, place + stride * (r - run))
+        valid = (r < count) & (slot != own)
+        rows = first_row + slot
+        k = tl.load(keys + rows[:, None] * QK + qk_cols[None, :], mask=valid[:, None] & qk_in[None, :], other=0.0)
+        v = tl.load(values + rows[:, None] * V + v_cols[None, :], mask=valid[:, None] & v_in[None, :], other=0.0)
+        score = tl.where(valid, tl.sum(k.to(tl.float32) * query[None, :], 1), float("-inf"))
+        new_top = tl.maximum(top, score)
+        p = tl.exp2(score - new_top)
+        shrink = tl.exp2(top - new_top)
+        total = total * shrink + p
+        acc = acc * shrink[:, None] + p[:, None] * v.to(tl.float32)
+        top = new_top
+    whole_top = tl.max(top, 0)
+    sees_own = (split == 0) & (own >= 0)
+    k_new = tl.load(new + HEADS * QK + head * QK + qk_cols, mask=qk_in, other=0.0)
+    v_new = tl.load(new + 2 * HEADS * QK + head * V + v_cols, mask=v_in, other=0.0)
+    own_score = tl.where(sees_own, tl.sum(k_new.to(tl.float32) * query, 0), LOWEST)
+    whole_top = tl.maximum(whole_top, own_score)
+    share = tl.exp2(top - whole_top)
+    own_p = tl.where(sees_own, tl.exp2(own_score - whole_top), 0.0)
+    mass = tl.sum(total * share, 0) + own_p
+    out = tl.sum(acc * share[:, None], 0) + own_p * v_new.to(tl.float32)
+    some = tl.where(mass > 0, mass, 1.0)
+    place_out = (batch * HEADS + head).to(tl.int64) * SPLITS + split
+    tl.store(partial + place_out * V + v_cols, out / some, mask=v_in)
+    tl.store(lse + place_out, tl.where(mass > 0, whole_top + tl.log2(some), LOWEST))
+    if split == 0:
+        if own >= 0:
+            tl.store(keys + (first_row + own) * QK + qk_cols, k_new, mask=qk_in)
+            tl.store(values + (first_row + own) * V + v_cols, v_new, mask=v_in)
+        if second >= 0:
+            tl.store(keys + (first_row + second) * QK + qk_cols, k_new, mask=qk_in)
+            tl.store(values + (first_row + second) * V + v_cols, v_new, mask=v_in)
+
+
+def head_table(layout: LayerLayout, device: torch.device) -> torch.Tensor:
+    """Describe a layer's heads to the kernel: (H, 8) int32."""
+    rows = [
+        [head.kind, offset, head.capacity, head.stride, head.reach, int(head.columns), head.summary, head.first_cell]
+        for head, offset in zip(layout.heads, layout.offsets, strict=True)
+    ]
+    return torch.tensor(rows, dtype=torch.int32, device=device)
+
+
+def launch(
+    qkv: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, partial: torch.Tensor, lse: torch.Tensor,
+    table: torch.Tensor, position: torch.Tensor, scale: float,
+) -> None:  # fmt: skip
+    """Decode one position of every sequence and head.
+
+    Args:
+        qkv: (B, H * (2 * Dqk + Dv)) the fused projection of the position, contiguous; bf16, fp16 or fp32.
+        keys: (B, slots, Dqk) cache, contiguous; the position's keys are stored.
+        values: (B, slots, Dv) likewise.
+        partial: (B, H, S, Dv) float32, overwritten: the output of each of S shares of the row.
+        lse: (B, H, S) float32, overwritten: base 2, what the shares are joined by.
+        table: from ``head_table``.
+        position: one integer on the device.
+        scale: of the scores.
+    """
+    batch, heads, splits, v = partial.shape
+    qk = keys.shape[-1]
+    arguments: tuple[Any, ...] = (qkv, keys, values, partial, lse, table, position, keys.shape[1], scale * LOG2E)
+    decode_attention[(batch * heads * splits,)](
+        *arguments, HEADS=heads, SPLITS=splits, QK=qk, V=v, BN=64 if qk + v <= 128 else 32, STAGES=3, num_warps=4
+    )

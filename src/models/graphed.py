@@ -1,0 +1,108 @@
+"""A decoding step whose position lives on the device, so that one CUDA graph serves every byte of a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from src.models.decoder import Decoder
+
+PROGRAMS = 1024  # of attention that fill a GPU: below, a head's row is shared out
+
+
+class GraphedDecoder:
+    """Steps of a ``Decoder`` by Triton kernels; nothing in a step waits for the device.
+
+    Args:
+        decoder: whose weights and caches are used, after its prefill.
+        tokens: (B, 1 + N) int64 with N the decoder's length: the start symbol and the bytes; row t is the input of
+            position t.
+        choose: draws (B,) bytes from (B, 256) float32 logits and the position, a (1,) int64 tensor.
+    """
+
+    def __init__(self, decoder: Decoder, tokens: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -> None:
+        import triton  # late, as everything that needs it: it exists for Linux only
+
+        from src.attention.triton.decode import head_table
+
+        self.decoder, self.tokens, self.choose = decoder, tokens, choose
+        device, batch, model = decoder.device, decoder.batch, decoder.model
+        self.position = torch.tensor([decoder.position], device=device)
+        embedding = model.embedding
+        self.token_table = embedding.token.weight.detach()
+        tables = [table.weight.detach() for table in cast(Any, embedding.position)]
+        self.position_table = torch.cat(tables)
+        first = torch.tensor([0, *(len(table) for table in tables)][:-1], device=device).cumsum(0)
+        self.coordinates = (embedding.coordinates[:, : decoder.length] + first[:, None]).contiguous()
+        width = self.token_table.shape[1]
+        self.block = triton.next_power_of_2(width)
+        self.hidden = torch.empty(batch, width, device=device)
+        self.logits = torch.empty(batch, model.output.out_features, device=device)
+        self.tables = [head_table(cache.layout, device) for cache in decoder.caches]
+        weights = decoder.weights[0]
+        heads = len(weights.layer)
+        reads = max(cache.layout.most_reads(decoder.length) for cache in decoder.caches)
+        splits = max(1, min(PROGRAMS // (batch * heads), -(-reads // 64), 32))
+        self.partial = torch.empty(batch, heads, splits, weights.widths[2] // heads, device=device)
+        self.lse = torch.empty(batch, heads, splits, device=device)
+        self.qkv = torch.empty(batch, sum(weights.widths), dtype=decoder.dtype, device=device)
+        self.inner = torch.empty(batch, len(weights.expand[0]), dtype=decoder.dtype, device=device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def predict(self) -> Tensor:
+        """Logits of ``position``, (B, 256) float32, always in the same memory."""
+        from src.attention.triton.decode import launch as attend_launch
+        from src.models.decoder_kernels import embed_step, linear
+
+        decoder, hidden = self.decoder, self.hidden
+        embed_step[(decoder.batch,)](
+            self.tokens, self.token_table, self.position_table, self.coordinates, self.position, hidden,
+            hidden.shape[1], decoder.length, KINDS=len(self.coordinates), BLOCK=self.block,
+        )  # fmt: skip
+        for weights, cache, table in zip(decoder.weights, decoder.caches, self.tables, strict=True):
+            linear(hidden, *weights.project_in, self.qkv, norm=weights.attention_norm)
+            attend_launch(
+                self.qkv, cache.keys, cache.values, self.partial, self.lse, table, self.position, weights.scale
+            )
+            linear(self.partial, *weights.project_out, hidden, lse=self.lse, add=True)
+            linear(hidden, *weights.expand, self.inner, norm=weights.feed_forward_norm, act=True)
+            linear(self.inner, *weights.contract, hidden, add=True)
+        linear(hidden, decoder.output, None, self.logits, norm=decoder.norm)
+        return self.logits
+
+    @torch.no_grad()
+    def _advance(self) -> None:
+        drawn = self.choose(self.predict(), self.position)
+        self.position += 1
+        self.tokens.index_copy_(1, self.position, drawn[:, None])
+
+    def step(self) -> None:
+        """Draw the byte at ``position`` into ``tokens`` and move on; on a GPU a graph is replayed."""
+        if self.decoder.position >= self.decoder.length:
+            raise IndexError(f"the decoder is for {self.decoder.length} positions, and all are done")
+        if self.decoder.device.type == "cuda":
+            if self.graph is None:
+                self.graph = self._captured()
+            self.graph.replay()
+        else:
+            self._advance()
+        self.decoder.position += 1
+
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        """Capture a step. The trial steps before it write at the present position alone, which the first replay does
+        again."""
+        start = self.position.clone()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                self._advance()
+                self.position.copy_(start)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._advance()
+        return graph

@@ -1,0 +1,57 @@
+"""What a trained network attends to: the attention weights of a few queries."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from src.attention import KeySet
+from src.models.block import ResidualBlock
+from src.models.sparse_transformer import SparseTransformer
+
+
+@torch.no_grad()
+def attention_weights(model: SparseTransformer, x: Tensor, queries: Tensor) -> list[Tensor]:
+    """Compute the attention weights of some positions in every block and head, from the network's own q and k.
+
+    Position t predicts byte t and holds byte t - 1 (the start symbol at 0); so does key position j. Memory and time are
+    O(N) a query; no (N, N) matrix is made. The network is put in evaluation mode for the time of the call.
+
+    Args:
+        model: the network.
+        x: (N,) bytes of any integer dtype.
+        queries: (Q,) int64 positions below N.
+
+    Returns:
+        One float32 tensor (H, Q, N) a block: rows sum to 1 and are 0 outside the head's key set; a row without any key
+        is all 0.
+    """
+    training = model.training
+    model.eval()
+    try:
+        hidden = model.embedding(x[None])
+        weights = []
+        for block in model.blocks:
+            assert isinstance(block, ResidualBlock)
+            weights.append(_block_weights(block, hidden, queries.to(x.device)))
+            hidden = block(hidden)
+    finally:
+        model.train(training)
+    return weights
+
+
+def _block_weights(block: ResidualBlock, hidden: Tensor, queries: Tensor) -> Tensor:
+    attention = block.attention
+    q, k, _ = attention.project_in(block.attention_norm(hidden))[0].float().split(attention.widths, dim=-1)
+    heads = len(attention.layer)
+    q, k = q[queries].unflatten(-1, (heads, -1)), k.unflatten(-1, (heads, -1))
+    scores = torch.einsum("qhd,nhd->hqn", q, k) / math.sqrt(q.shape[-1])
+    return torch.stack([_softmax(s, keys, queries) for s, keys in zip(scores, attention.layer, strict=True)])
+
+
+def _softmax(scores: Tensor, keys: KeySet, queries: Tensor) -> Tensor:
+    """Softmax over the key set of each query: ``scores`` and the result are (Q, N)."""
+    seen = keys.sees(queries[:, None], torch.arange(scores.shape[-1], device=scores.device)[None, :])
+    return scores.masked_fill(~seen, -torch.inf).softmax(-1).masked_fill(~seen, 0.0)

@@ -1,0 +1,193 @@
+"""The processes of one job: which one this is, who started it, and starting them all where nobody did.
+
+A job on several devices is several processes, its ranks, one a device. ``torchrun`` and ``srun`` start them
+themselves, each as ``python -m src.job RUN_DIR``; otherwise ``supervise`` does. A rank never sees Hydra's command line.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from src.errors import UserError
+
+GRACE = 5.0  # seconds from asking a rank to end to killing it
+STOP_GRACE = 120.0  # seconds that ranks may take to save and end after a stop signal
+LAUNCHED = "SPARSE_TRANSFORMER_RANKS"  # in the environment of ranks that ``supervise`` started
+TOLD = 2  # exit code of a mistake that the user has been told
+STOPPED = 128  # exit codes from here on: ended by a signal, or after one
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process among those of its job.
+
+    Args:
+        launcher: who started the ranks: ``torchrun``, ``srun``, ``supervise``, or ``none`` for a process of its own.
+        rank: number over all machines, from 0.
+        local_rank: number on this machine, from 0.
+        world: ranks in all.
+    """
+
+    launcher: str
+    rank: int = 0
+    local_rank: int = 0
+    world: int = 1
+
+
+def place(environment: Mapping[str, str] = os.environ) -> Place:
+    """Read from the environment which rank this process is."""
+
+    def number(name: str, otherwise: int = 0) -> int:
+        return int(environment.get(name, otherwise))
+
+    for launcher, sign in (("supervise", LAUNCHED), ("torchrun", "TORCHELASTIC_RUN_ID")):
+        if sign in environment:
+            return Place(launcher, number("RANK"), number("LOCAL_RANK"), number("WORLD_SIZE", 1))
+    # a batch script has SLURM_NTASKS too; only what srun starts is a step with several tasks
+    if "SLURM_STEP_ID" in environment and number("SLURM_NTASKS", 1) > 1 and not _slurm_shell(environment):
+        return Place("srun", number("SLURM_PROCID"), number("SLURM_LOCALID"), number("SLURM_NTASKS"))
+    return Place("none")
+
+
+def first_process() -> bool:
+    """Say whether this is the first rank of the job: the one that prints, logs and writes."""
+    return place().rank == 0
+
+
+def check_ranks(devices: int, num_nodes: int, here: Place | None = None) -> None:
+    """Refuse a number of processes that is not that of the configuration.
+
+    Raises:
+        UserError: torchrun or srun started another number, or nobody says where the first machine is.
+    """
+    here = here or place()
+    wanted = devices * num_nodes
+    if here.launcher != "none" and here.world != wanted:
+        raise UserError(
+            f"trainer.devices * trainer.num_nodes must be the {here.world} processes that {here.launcher} started, "
+            f"found {devices} * {num_nodes}"
+        )
+    if here.launcher == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise UserError(
+            f"srun must be told --ntasks-per-node={devices}: its --ntasks alone says not which GPU is whose"
+        )
+    if here.launcher == "none" and num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= set(os.environ):
+        raise UserError(
+            f"trainer.num_nodes={num_nodes} needs torchrun or srun, or MASTER_ADDR, MASTER_PORT and NODE_RANK "
+            "in the environment of each machine: see docs/training.md"
+        )
+
+
+def end_with_supervisor() -> None:
+    """In a rank that ``supervise`` started: end when it is killed, so that no rank is left behind (Linux alone)."""
+    supervisor = os.environ.get(LAUNCHED)
+    if supervisor is None or sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != int(supervisor):
+        os._exit(STOPPED + signal.SIGKILL)  # it went before we asked
+
+
+def supervise(command: list[str], devices: int, num_nodes: int, log_file: Path) -> int:
+    """Start this machine's ranks, pass signals on to them, and end them all as soon as one fails.
+
+    Args:
+        command: what each rank runs; the environment says which one it is.
+        devices: ranks of this machine.
+        num_nodes: machines of the job; MASTER_ADDR, MASTER_PORT and NODE_RANK must say where, if more than one.
+        log_file: named to the user when a rank fails.
+
+    Returns:
+        0, or the exit code of the first rank that failed.
+    """
+    node = int(os.environ.get("NODE_RANK", "0"))
+    shared = {
+        **os.environ,
+        LAUNCHED: str(os.getpid()),
+        "WORLD_SIZE": str(devices * num_nodes),
+        "NODE_RANK": str(node),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_free_port()),
+        # as torchrun: ranks that each take every core stand in each other's way
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // devices)),
+    }
+    ranks: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        _signal_all(ranks, signum)
+
+    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for local in range(devices):
+            own = {**shared, "LOCAL_RANK": str(local), "RANK": str(node * devices + local)}
+            # a session of its own: Ctrl-C reaches a rank once, through us, not twice
+            ranks.append(subprocess.Popen(command, env=own, start_new_session=True))
+        failed = _first_failure(ranks)
+        if failed is None:
+            return 0
+        code = _exit_code(ranks[failed])
+        _end_all(ranks, asked=code >= STOPPED)
+        if code == STOPPED + signal.SIGKILL or (code < STOPPED and code != TOLD):
+            number = node * devices + failed
+            print(f"error: rank {number} ended with exit code {code}, so all ranks were stopped: see {log_file}",
+                  file=sys.stderr, flush=True)  # fmt: skip
+        return code
+    finally:
+        _signal_all(ranks, signal.SIGKILL)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _first_failure(ranks: list[subprocess.Popen[bytes]]) -> int | None:
+    """Wait until a rank fails, and give its number; None once all ended well."""
+    while True:
+        codes = [rank.poll() for rank in ranks]
+        for number, code in enumerate(codes):
+            if code:
+                return number
+        if all(code == 0 for code in codes):
+            return None
+        time.sleep(0.1)
+
+
+def _end_all(ranks: list[subprocess.Popen[bytes]], asked: bool) -> None:
+    """Let ranks that were asked to stop save and end; end the others, which may wait for the failed one for ever."""
+    if not asked:
+        _signal_all(ranks, signal.SIGTERM)
+    deadline = time.monotonic() + (STOP_GRACE if asked else GRACE)
+    while time.monotonic() < deadline and any(rank.poll() is None for rank in ranks):
+        time.sleep(0.1)
+    _signal_all(ranks, signal.SIGKILL)
+    for rank in ranks:
+        rank.wait()
+
+
+def _signal_all(ranks: list[subprocess.Popen[bytes]], signum: int) -> None:
+    for rank in ranks:
+        if rank.poll() is None:
+            rank.send_signal(signum)
+
+
+def _exit_code(rank: subprocess.Popen[bytes]) -> int:
+    return rank.returncode if rank.returncode >= 0 else STOPPED - rank.returncode
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _slurm_shell(environment: Mapping[str, str]) -> bool:
+    return environment.get("SLURM_JOB_NAME") in ("bash", "interactive")

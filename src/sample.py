@@ -1,0 +1,69 @@
+"""Sample: ``python -m src.sample run=RUN_DIR`` draws text or pictures from a run's best checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from omegaconf import DictConfig
+
+from src.cli import command, overridden_keys, typed
+from src.config import Config, SampleConfig, check, check_sample, restore
+from src.errors import UserError
+from src.run import Run
+
+OWN_KEYS = ("run", "checkpoint", "prompt", "prompt_file", "length", "batch", "temperature", "top_k", "top_p", "seed")
+
+
+def sample(cfg: DictConfig) -> None:
+    """Draw from the run that the command line names, with its own configuration."""
+    command_line = cast(SampleConfig, typed(cfg, SampleConfig))
+    check(command_line)
+    check_sample(command_line)
+    run = Run.find(command_line.run)
+    changed = [key for key in overridden_keys() if key not in OWN_KEYS and not key.startswith("pictures.")]
+    config = restore(run.config(), command_line, changed)
+    check(config)
+    checkpoint = run.checkpoint(command_line.checkpoint)
+    prompt = prompt_bytes(command_line, config)
+
+    from src.sample_run import sample_pictures, sample_text  # late: torch takes seconds to import
+
+    if config.model.positions == "image":
+        sample_pictures(run, config, checkpoint, command_line)
+    else:
+        sample_text(run, config, checkpoint, command_line, prompt)
+
+
+def prompt_bytes(command_line: SampleConfig, config: Config) -> bytes:
+    """Read the prompt, empty where none is given, and check that it fits the model.
+
+    Raises:
+        UserError: a prompt for a picture model, a file that cannot be read, or more bytes than the context holds.
+    """
+    key = "prompt" if command_line.prompt is not None else "prompt_file"
+    context, length = config.data.context, command_line.length
+    if config.model.positions == "image":
+        if command_line.prompt is not None or command_line.prompt_file is not None:
+            raise UserError(f"{key} is for text, and this run's model draws pictures: take pictures.given=0.5")
+        if length is not None:
+            raise UserError(f"length is for text, and this run's model draws whole pictures, found {length}")
+        return b""
+    if command_line.pictures.given > 0:
+        raise UserError(f"pictures.given is for pictures, found {command_line.pictures.given} for a text model")
+    prompt = (command_line.prompt or "").encode()
+    if command_line.prompt_file is not None:
+        try:
+            prompt = Path(command_line.prompt_file).read_bytes()
+        except OSError as error:
+            raise UserError(f"prompt_file={command_line.prompt_file} cannot be read: {error.strerror}") from error
+    if len(prompt) >= context:
+        raise UserError(f"{key} must be shorter than the model's context of {context:,} bytes, found {len(prompt):,}")
+    if length is not None and len(prompt) + length > context:
+        raise UserError(f"length must be at most {context - len(prompt)} behind a prompt of {len(prompt)} bytes, "
+                        f"for the model's context of {context}, found {length}")  # fmt: skip
+    return prompt
+
+
+if __name__ == "__main__":
+    command("sample", sample)

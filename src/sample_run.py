@@ -1,0 +1,162 @@
+"""What ``src.sample`` does once its configuration is known to be right: restore the model, draw, show and keep."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from src import build
+from src.atomic import written_whole
+from src.config import Config, SampleConfig
+from src.errors import UserError
+from src.job import finish_wandb, prepared_data, quiet_libraries
+from src.models.sparse_transformer import SparseTransformer
+from src.pictures import as_picture, completions_grid, given_bytes, save_grid, square
+from src.run import Run
+from src.sampling import Draw, Tick, as_text, generate
+
+
+def sample_text(run: Run, config: Config, checkpoint: Path, wanted: SampleConfig, prompt: bytes) -> None:
+    """Continue a prompt ``wanted.batch`` times: to the terminal, to RUN_DIR/samples/ and to the run's wandb."""
+    model = restored(config, checkpoint)
+    device = model.output.weight.device
+    start = torch.frombuffer(bytearray(prompt), dtype=torch.uint8) if prompt else torch.zeros(0, dtype=torch.uint8)
+    count = wanted.length or model.context - len(prompt)
+    drawn = draw_bytes(model, config, wanted, start.to(device).expand(wanted.batch, -1), count)
+    texts = [as_text(x) for x in drawn]
+    content = "\n".join(f"===== sample {i + 1} of {len(texts)} =====\n{text}" for i, text in enumerate(texts)) + "\n"
+    print(content, end="")
+    file = new_file(run, checkpoint, wanted, "txt")
+    with written_whole(file) as out:
+        out.write(content.encode())
+    print(f"written to {file}", file=sys.stderr)
+    log_to_wandb(run, config, "sampled/text", lambda wandb: wandb.Table(["sample"], [[text] for text in texts]))
+
+
+def sample_pictures(run: Run, config: Config, checkpoint: Path, wanted: SampleConfig) -> None:
+    """Draw pictures, or complete those of a split, as a PNG grid in RUN_DIR/samples/ and in the run's wandb."""
+    row, context = config.model.row, config.data.context
+    if context % (3 * row):
+        raise UserError(f"data.context must be whole rows of model.row={row} pixels to make a picture, found {context}")
+    given = given_bytes(wanted.pictures.given, row, context)
+    originals = held_out(config, wanted) if given else None
+    model = restored(config, checkpoint)
+    device = model.output.weight.device
+    if originals is None:
+        prompt = torch.zeros(wanted.batch, 0, dtype=torch.uint8, device=device)
+    else:
+        prompt = originals[:, :given].repeat_interleave(wanted.pictures.completions, dim=0).to(device)
+    drawn = draw_bytes(model, config, wanted, prompt, context - given)
+    if originals is None:
+        grid: Any = square([as_picture(x, row, context) for x in drawn])
+    else:
+        grid = completions_grid(originals, drawn, given, row, context)
+    file = new_file(run, checkpoint, wanted, "png")
+    save_grid(file, grid)
+    print(f"written to {file}")
+    if originals is not None:
+        print("each row: the original, what the model was given, its completions")
+    log_to_wandb(run, config, "sampled/pictures", lambda wandb: wandb.Image(str(file)))
+
+
+def restored(config: Config, checkpoint: Path) -> SparseTransformer:
+    """Build the network with a checkpoint's weights, on the device that ``trainer.accelerator`` asks for.
+
+    Raises:
+        UserError: a checkpoint that cannot be read or is another model's, or a device that is not there.
+    """
+    quiet_libraries()
+    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator=gpu needs a CUDA GPU and this machine has none: take cpu or auto")
+    model = build.network(config)
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, OSError, ValueError) as error:
+        raise UserError(
+            f"{checkpoint} cannot be read as a checkpoint: the file is damaged or something else"
+        ) from error
+    weights = {name.removeprefix("model."): x for name, x in state.items() if name.startswith("model.")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{checkpoint} is of another model than the config.yaml of its run describes") from error
+    return model.to("cuda" if build.on_gpu(config) else "cpu").eval()
+
+
+def draw_bytes(model: SparseTransformer, config: Config, wanted: SampleConfig, prompt: Tensor, count: int) -> Tensor:
+    """Draw behind a progress bar; (B, P + count) uint8 on the CPU."""
+    draw = Draw(wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed)
+    dtype = build.activation_dtype(config) if prompt.device.type == "cuda" else torch.float32
+    with progress(len(prompt), count, config.trainer.progress) as tick:
+        return generate(model, prompt, count, draw, dtype=dtype, tick=tick).cpu()
+
+
+@contextmanager
+def progress(rows: int, count: int, shown: bool) -> Iterator[Tick]:
+    """Show bytes drawn, bytes a second over all rows, and the time left, on stderr."""
+    columns = (
+        TextColumn("Sampling"), BarColumn(), TextColumn("{task.completed:,.0f} of {task.total:,.0f} bytes"),
+        TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    begun = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task("", total=rows * count, speed="")
+
+        def tick(done: int) -> None:
+            speed = rows * done / max(time.monotonic() - begun, 1e-9)
+            bar.update(task, completed=rows * done, speed=f"{speed:,.0f} bytes/s")
+
+        yield tick
+
+
+def held_out(config: Config, wanted: SampleConfig) -> Tensor:
+    """Read the pictures that are completed, (batch, context) uint8.
+
+    Raises:
+        UserError: more pictures than the split has.
+    """
+    data = prepared_data(config)
+    items = data.splits.test if wanted.pictures.split == "test" else data.splits.val
+    stop = wanted.pictures.first + wanted.batch
+    if stop > len(items):
+        raise UserError(
+            f"pictures.first + batch must be at most the {len(items)} pictures of the {wanted.pictures.split} split, "
+            f"found {wanted.pictures.first} + {wanted.batch}"
+        )
+    return items.batch(np.arange(wanted.pictures.first, stop, dtype=np.int64)).x
+
+
+def new_file(run: Run, checkpoint: Path, wanted: SampleConfig, ending: str) -> Path:
+    """Name a file that does not exist yet."""
+    folder = run.path / "samples"
+    folder.mkdir(exist_ok=True)
+    name = f"{checkpoint.stem}-seed{wanted.seed}"
+    taken = {path.name for path in folder.iterdir()}
+    names = (f"{name}.{ending}" if i == 1 else f"{name}_{i}.{ending}" for i in range(1, len(taken) + 2))
+    return folder / next(name for name in names if name not in taken)
+
+
+def log_to_wandb(run: Run, config: Config, key: str, content: Any) -> None:
+    """Log to the run's own wandb run, if it has one and ``logger.kind`` is wandb."""
+    if config.logger.kind != "wandb" or not (run.path / "wandb_id").is_file():
+        return
+    import wandb
+
+    logger = build.wandb_logger(config, run, {})
+    code = 1
+    try:
+        logger.experiment.log({key: content(wandb)})
+        code = 0
+    finally:
+        finish_wandb(code)

@@ -1,0 +1,143 @@
+"""Throughput figures: what is logged, when, and that nothing is read between two log entries."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from src.callbacks.figures import Figures, LoaderClock
+from src.callbacks.progress import short_figures
+from src.models.flops import TrainingFlops
+from src.models.language_model import LanguageModel
+
+FLOPS = TrainingFlops(products=600, attention=400, dense_attention=1400)
+
+
+class Model(LanguageModel):
+    """Counts how often its loss is read."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self.reads = 0
+
+    def step_bits_per_byte(self) -> torch.Tensor:
+        self.reads += 1
+        return torch.tensor(2.5)
+
+
+class Logger:
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        self.rows.append((step, metrics))
+
+
+def trainer(step: int = 0) -> Any:
+    return SimpleNamespace(
+        global_step=step,
+        max_steps=100,
+        profiler=None,
+        lightning_module=Model(),
+        loggers=[Logger()],
+        strategy=SimpleNamespace(root_device=torch.device("cpu"), reduce=lambda value, reduce_op: value),
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.25}])],
+        precision_plugin=None,
+        callback_metrics={"val/bits_per_byte": torch.tensor(3.0)},
+    )
+
+
+def step(figures: Figures, t: Any, seconds: float = 0.0, waiting: float = 0.0) -> None:
+    t.profiler.start("[_TrainingEpochLoop].train_dataloader_next")
+    time.sleep(waiting)
+    t.profiler.stop("[_TrainingEpochLoop].train_dataloader_next")
+    figures.on_train_batch_start(t, t.lightning_module, None, 0)
+    time.sleep(seconds)
+    t.global_step += 1
+    figures.on_train_batch_end(t, t.lightning_module, None, None, 0)
+
+
+def test_nothing_is_read_between_log_entries():
+    figures, t = Figures(5, 100, "toy", False), trainer()
+    figures.on_train_start(t, t.lightning_module)
+    for _ in range(12):
+        step(figures, t)
+    assert t.lightning_module.reads == 2
+    assert [at for at, _ in t.loggers[0].rows] == [5, 10]
+
+
+def test_speed_waiting_and_utilisation_are_of_the_steps_since_the_last_entry():
+    figures, t = Figures(4, 1000, "toy", False, FLOPS, peak_flops=1e6), trainer()
+    figures.on_train_start(t, t.lightning_module)
+    for _ in range(4):
+        step(figures, t)
+    for _ in range(4):
+        step(figures, t, seconds=0.015, waiting=0.005)
+    row = t.loggers[0].rows[1][1]
+    ms = row["train/step_ms"]
+    assert 20 <= ms < 60  # sleeping may last longer, never shorter
+    assert row["train/tokens_per_second"] == pytest.approx(1000 / (ms / 1000))
+    assert row["train/mfu"] == pytest.approx(1000 / (ms / 1000) / 1e6)
+    assert row["train/mfu_dense_equivalent"] == pytest.approx(2 * row["train/mfu"])
+    assert 5 / ms <= row["train/data_wait"] < 0.75
+    assert row["train/bytes_seen"] == 8000
+
+
+def test_no_utilisation_where_the_peak_is_not_known():
+    figures, t = Figures(1, 1000, "toy", False, FLOPS, peak_flops=None), trainer()
+    figures.on_train_start(t, t.lightning_module)
+    step(figures, t)
+    assert not [name for name in t.loggers[0].rows[0][1] if "mfu" in name]
+    assert "train/peak_memory_gib" not in t.loggers[0].rows[0][1]
+
+
+def test_validation_and_what_follows_it_are_no_training_time():
+    figures, t = Figures(2, 1000, "toy", False), trainer()
+    figures.on_train_start(t, t.lightning_module)
+    step(figures, t)
+    figures.on_validation_start(t, t.lightning_module)
+    time.sleep(0.2)
+    figures.on_validation_end(t, t.lightning_module)
+    time.sleep(0.2)  # a sample, a checkpoint
+    step(figures, t)
+    assert t.loggers[0].rows[-1][1]["train/step_ms"] < 100
+
+
+def test_the_run_s_speed_leaves_compiling_out():
+    """Until the first log entry kernels are compiled; a run that ends before one counts them all the same."""
+    figures, t = Figures(2, 1000, "toy", False), trainer()
+    assert figures.whole() == {}
+    figures.on_train_start(t, t.lightning_module)
+    step(figures, t, seconds=0.3)
+    figures.on_train_end(t, t.lightning_module)
+    assert 0 < figures.whole()["train/tokens_per_second"] <= 1000 / 0.3
+    for _ in range(5):
+        step(figures, t, seconds=0.01)
+    figures.on_train_end(t, t.lightning_module)
+    assert figures.whole()["train/tokens_per_second"] > 1000 / 0.1
+
+
+def test_only_the_training_loader_counts():
+    clock = LoaderClock()
+    for name in ("[_EvaluationLoop].val_next", "run_training_batch"):
+        clock.start(name)
+        time.sleep(0.01)
+        clock.stop(name)
+    assert clock.waited == 0
+
+
+def test_figures_on_the_bar():
+    figures = {
+        "train/bits_per_byte": 1.03214,
+        "train/tokens_per_second": 412_345.0,
+        "train/step_ms": 59.61,
+        "val/bits_per_byte": 1.0512,
+        "train/mfu": 0.412,
+        "train/learning_rate": 0.1,
+    }
+    assert short_figures(figures) == "1.032 bits/byte · 412 kB/s · 59.6 ms · MFU 41% · val 1.051"
+    assert short_figures({}) == ""

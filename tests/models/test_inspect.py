@@ -1,0 +1,36 @@
+"""The weights shown are those that the network uses."""
+
+import pytest
+import torch
+
+from src.attention import Pattern
+from src.models.inspect import attention_weights
+from src.models.sparse_transformer import SparseTransformer
+
+
+@pytest.mark.parametrize("mode", ["merged", "interleaved", "multihead"])
+@pytest.mark.parametrize("name", ["dense", "strided", "fixed"])
+def test_weights_are_the_networks_own(name, mode):
+    pattern = Pattern(name, 8, 2, mode)
+    model = SparseTransformer(pattern=pattern, context=50, depth=2, width=16, heads=4, half_size_qk=True)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x, queries = torch.randint(256, (50,), dtype=torch.uint8), torch.arange(50)
+    weights = attention_weights(model, x, queries)
+    assert model.training
+    i, j = queries[:, None], queries[None, :]
+    hidden = model.embedding(x[None])
+    for block, found in zip(model.blocks, weights, strict=True):
+        normed = block.attention_norm(hidden)
+        v = block.attention.project_in(normed)[0].split(block.attention.widths, -1)[2].unflatten(-1, (4, -1))
+        mixed = torch.einsum("hqn,nhd->qhd", found, v).flatten(1)
+        torch.testing.assert_close(
+            block.attention.project_out(mixed)[None], block.attention(normed), atol=1e-4, rtol=1e-4
+        )
+        for row, keys in zip(found, block.attention.layer, strict=True):
+            seen = keys.sees(i, j)
+            assert not row[~seen].any()
+            torch.testing.assert_close(row.sum(-1), seen.any(-1).float())
+        hidden = block(hidden)
+    some = attention_weights(model, x, torch.tensor([3, 41]))
+    torch.testing.assert_close(some[1], weights[1][:, [3, 41]])

@@ -1,0 +1,182 @@
+"""Several devices are one: two CPU processes (gloo) train what one process trains on the same global batch."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from src.config import Config
+from src.run import Run
+from tests.runs import TINY, command, corpus, curve, environment, only_run, started, summary, train_tiny, weights
+
+# No loader processes: forked beside the threads of gloo, one of them was once seen to hang (docs/log.md)
+PLAIN = ("model.dropout=0", "precision=fp32", "logger.sample_bytes=0", "data.workers=0")
+DDP = ("trainer.devices=2",)
+FSDP = ("trainer.devices=2", "trainer.strategy=fsdp2")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """A run of one process."""
+    return train_tiny(tmp_path_factory.mktemp("alone"), *PLAIN)
+
+
+def assert_same_training(run: Path, other: Path) -> None:
+    """Equal but for the order of sums: weights, moments and figures."""
+    assert summary(run)["train/steps"] == summary(other)["train/steps"]
+    for name in ("val/bits_per_byte", "test/bits_per_byte"):
+        assert summary(run)[name] == pytest.approx(summary(other)[name], abs=1e-5)
+    ours, theirs = checkpoint(run), checkpoint(other)
+    assert ours["state_dict"].keys() == theirs["state_dict"].keys()
+    for name, weight in ours["state_dict"].items():
+        torch.testing.assert_close(weight, theirs["state_dict"][name], atol=1e-4, rtol=1e-3)
+    moments, others = (state["optimizer_states"][0]["state"] for state in (ours, theirs))
+    assert moments.keys() == others.keys()
+    for number, state in moments.items():
+        torch.testing.assert_close(state["exp_avg"], others[number]["exp_avg"], atol=1e-4, rtol=1e-2)
+
+
+def checkpoint(run: Path) -> dict:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [
+        pytest.param((*DDP, "data.micro_batch=1"), id="ddp, 2 micro-batches each"),
+        pytest.param(DDP, id="ddp", marks=pytest.mark.slow),
+        pytest.param(FSDP, id="fsdp2"),
+        pytest.param((*FSDP, "data.micro_batch=1"), id="fsdp2, 2 micro-batches each", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_train_as_one(alone, tmp_path, devices):
+    run = train_tiny(tmp_path, *PLAIN, *devices)
+    assert_same_training(run, alone)
+    assert [row[0] for row in curve(run)] == [row[0] for row in curve(alone)]
+
+
+@pytest.mark.slow
+def test_gradients_in_half_precision_are_close_but_not_the_same(alone, tmp_path):
+    run = train_tiny(tmp_path, *PLAIN, *DDP, "trainer.gradient_compression=fp16")
+    assert summary(run)["test/bits_per_byte"] == pytest.approx(summary(alone)["test/bits_per_byte"], abs=1e-2)
+    ours, theirs = weights(run), weights(alone)
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [DDP, FSDP], ids=["ddp", "fsdp2"])
+def test_a_run_goes_on_under_another_strategy(alone, tmp_path, devices):
+    """From one process to two and from two to one: the weights and Adam's moments are those of a run of one process."""
+    longer = tmp_path / "alone"
+    shutil.copytree(alone, longer)
+    go_on(longer, "trainer.max_steps=15")
+    widened = tmp_path / "widened"
+    shutil.copytree(alone, widened)
+    go_on(widened, "trainer.max_steps=15", *devices)
+    assert_same_training(widened, longer)
+    (tmp_path / "two").mkdir()
+    narrowed = train_tiny(tmp_path / "two", *PLAIN, *devices)
+    go_on(narrowed, "trainer.max_steps=15", "trainer.devices=1", "trainer.strategy=auto")
+    assert_same_training(narrowed, longer)
+
+
+def go_on(run: Path, *changes: str) -> None:
+    done = command("train", f"resume={run}", *changes, folder=run.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_samples_are_drawn_from_weights_in_shares(tmp_path):
+    run = train_tiny(
+        tmp_path, *FSDP, "precision=fp32", "data.workers=0", "trainer.max_steps=6", "logger.sample_bytes=8"
+    )
+    assert {file.stem for file in (run / "samples").iterdir()} == {"step-0000005", "step-0000006"}
+    figure = summary(run)["test/bits_per_byte"]
+    done = command("eval", f"run={run}", folder=tmp_path)  # by one process
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert summary(run)["test/bits_per_byte"] == pytest.approx(figure, abs=1e-5)
+
+
+def torchrun(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+    return subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_job_of_a_run_directory(alone, tmp_path):
+    config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(alone / "config.yaml"))
+    config.trainer.devices = 2
+    config.paths.output_dir = str(tmp_path / "runs")
+    run = Run.create(OmegaConf.to_object(config))
+    done = torchrun("-m", "src.job", str(run.path), folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_training(run.path, alone)
+
+
+def test_torchrun_starts_one_run_from_the_command_line(alone, tmp_path):
+    arguments = ("-m", "src.train", *TINY, *PLAIN, f"data.path={corpus(tmp_path)}")
+    done = torchrun(*arguments, *DDP, folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_training(only_run(tmp_path), alone)
+
+
+@pytest.mark.slow
+def test_torchrun_with_other_devices_is_refused_in_one_sentence(tmp_path):
+    done = torchrun("-m", "src.train", *TINY, *PLAIN, f"data.path={corpus(tmp_path)}", folder=tmp_path)
+    assert done.returncode != 0
+    sentence = "error: trainer.devices * trainer.num_nodes must be the 2 processes that torchrun started, found 1 * 1"
+    assert done.stderr.count(sentence) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_of_two_devices_each(tmp_path):
+    few = ("trainer.max_steps=2", "logger.sample_bytes=0", "data.workers=0")
+    path = corpus(tmp_path)
+    done = command("train", "-m", *TINY, *few, *DDP, f"data.path={path}", "attention=fixed,strided", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [summary(run)["status"] for run in (tmp_path / "runs").iterdir() if run.is_dir()] == ["finished"] * 2
+
+
+LONG = ("trainer.max_steps=100000", "trainer.val_every=100000", "trainer.checkpoint_every=100000")
+
+
+def test_ctrl_c_stops_all_ranks_after_the_same_step_and_saves(tmp_path):
+    process = started(*TINY, *LONG, *PLAIN, *DDP, f"data.path={corpus(tmp_path)}", folder=tmp_path)
+    run = training(tmp_path, process)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert f"python -m src.train resume={run.relative_to(tmp_path)}" in said
+    assert "Traceback" not in said
+    assert checkpoint(run)["global_step"] > 0
+
+
+def test_a_rank_that_dies_ends_the_job_with_a_sentence(tmp_path):
+    process = started(*TINY, *LONG, *PLAIN, *DDP, f"data.path={corpus(tmp_path)}", folder=tmp_path)
+    run = training(tmp_path, process)
+    ranks = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    os.kill(ranks[1], signal.SIGKILL)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert "error: rank 1 ended with exit code 137, so all ranks were stopped" in said
+    assert run.is_dir()
+
+
+def training(folder: Path, process: subprocess.Popen[str]) -> Path:
+    """Wait until the run's first steps are logged and give its directory."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        logs = list((folder / "runs").glob("*/metrics.csv"))
+        if logs and len(logs[0].read_text().splitlines()) > 3:
+            return logs[0].parent
+        time.sleep(0.05)
+    raise AssertionError("no step was ever logged")
