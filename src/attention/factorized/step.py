@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class Cells:
     @classmethod
     def locate(cls, first: Sequence[int], n: int, stride: int, summary: int, device: torch.device) -> Cells:
         """Find the cells of every block of ``n`` positions."""
-        first_cell = torch.tensor(first, dtype=torch.long, device=device)
+        first_cell = _on_device(tuple(first), device)
         block = torch.arange(0, n, stride, device=device)[:, None] + torch.arange(summary, device=device)
         cells = (first_cell[:, None] + block.flatten()).clamp_(max=n - 1)
         heads = torch.arange(len(first), device=device)[:, None] * n
@@ -58,6 +59,12 @@ class Cells:
     def scatter_add(self, x: Tensor, cells: Tensor) -> None:
         """Add (G, C, width) cells to their places in a contiguous (G, N, width) tensor."""
         x.flatten(0, 1).index_add_(0, self.index, cells.flatten(0, 1))
+
+
+@cache
+def _on_device(first: tuple[int, ...], device: torch.device) -> Tensor:
+    """Copy a handful of numbers once: a copy from the host at every call would wait for it, and cannot be captured."""
+    return torch.tensor(first, dtype=torch.long, device=device)
 
 
 @dataclass
