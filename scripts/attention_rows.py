@@ -83,7 +83,8 @@ def _flex(p: Problem, block_size: Any = None, autotune: bool = False) -> Call:
     blocks = make(mask, None, heads, p.n, p.n, device="cuda", **size)
     mode = "max-autotune-no-cudagraphs" if autotune else None
     compiled = torch.compile(flex_attention, fullgraph=True, mode=mode)
-    return lambda: compiled(p.q, p.k, p.values, block_mask=blocks)
+    options: Any = {"fwd_BLOCK_M": block_size[0], "fwd_BLOCK_N": block_size[1]} if autotune else None
+    return lambda: compiled(p.q, p.k, p.values, block_mask=blocks, kernel_options=options)
 
 
 def _flex_default(p: Problem) -> Call:
@@ -93,7 +94,8 @@ def _flex_default(p: Problem) -> Call:
 def _flex_best(p: Problem) -> Call | None:
     """Small key blocks, which for the fixed pattern skip most of what is not a summary cell; strided gains nothing.
 
-    The defaults of the backward kernel do not fit such blocks, so PyTorch's own autotuning chooses among those that do.
+    The defaults of the backward kernel do not fit such blocks, so PyTorch's own autotuning chooses among those that do;
+    it knows none that fits for the forward kernel.
     """
     if not isinstance(p.layer[0], Fixed):
         return None

@@ -16,7 +16,9 @@ import numpy as np
 def main() -> int:
     """Parse the command line and print the figures; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m scripts.histogram_baseline", description=__doc__)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for src.train, for example data=cifar10")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as for src.train, for example experiment=cifar10"
+    )
     overrides = parser.parse_args().overrides
     from hydra import compose, initialize_config_dir
 

@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import Strategy
 
+from src.callbacks.attention_picture import AttentionPicture
 from src.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from src.callbacks.figures import Figures
 from src.callbacks.metrics_csv import MetricsCsv
@@ -36,7 +37,7 @@ from src.models.flops import TrainingFlops, training_flops
 from src.models.language_model import LanguageModel
 from src.models.sparse_transformer import SparseTransformer
 from src.peak import peak_tflops
-from src.pictures import given_bytes
+from src.pictures import given_bytes, shown_byte
 from src.precision import precision_plugin, set_tf32
 from src.ranks import first_process, place
 from src.run import Run
@@ -62,6 +63,7 @@ def network(config: Config) -> SparseTransformer:
         row=model.row,
         recompute=cast(Any, model.recompute),
         backend=cast(Any, config.attention.backend),
+        block_backend=cast(Any, model.backend),
     )
 
 
@@ -78,6 +80,7 @@ def language_model(config: Config, max_steps: int) -> LanguageModel:
         eps=optimizer.eps,
         seed=config.seed,
         fused=True,
+        cuda_graph=config.model.cuda_graph,
     )
     if isinstance(built, ShardedLanguageModel):
         built.reduce_dtype = COMPRESSION[config.trainer.gradient_compression]
@@ -171,6 +174,7 @@ def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
         Checkpoints(run.checkpoints, config.trainer.checkpoint_every, stop, run.plain_config()),
     ]
     built += samples(config, run, data)
+    built += attention_pictures(config, run, data)
     if config.trainer.early_stopping is not None:
         built.append(EarlyStopping("val/bits_per_byte", patience=config.trainer.early_stopping, mode="min"))
     if config.trainer.progress:
@@ -190,13 +194,30 @@ def samples(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
         count = min(logger.sample_bytes, context - prompt.shape[1])
         return [TextSamples(folder, prompt, count, config.seed, logger.sample_seconds, dtype)]
     if config.model.positions == "image" and logger.sample_pictures > 0:
-        if context % (3 * config.model.row):
+        if picture_row(config) is None:
             return []  # bytes of something else: whole rows of pixels alone make a picture
         indices = np.arange(min(logger.sample_pictures, len(data.splits.val)), dtype=np.int64)
         given = given_bytes(0.5, config.model.row, context)
         pictures = data.splits.val.batch(indices).x
         return [PictureSamples(folder, pictures, config.model.row, given, config.seed, logger.sample_seconds, dtype)]
     return []
+
+
+def attention_pictures(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
+    """Build the callback that draws what heads attend to, for one byte of the first validation sequence."""
+    if not config.logger.attention_picture:
+        return []
+    first = data.splits.val.batch(np.zeros(1, dtype=np.int64))
+    row = picture_row(config)
+    x = first.x[0] if row is not None else first.x[0, : int(first.length[0])]
+    query = len(x) - 1 if row is None else shown_byte(row, len(x))
+    return [AttentionPicture(run.path / "attention", x, query, row)]
+
+
+def picture_row(config: Config) -> int | None:
+    """Give the pixels of a row where sequences can be shown as pictures: whole rows of pixels; else None."""
+    row = config.model.row
+    return row if config.model.positions == "image" and config.data.context % (3 * row) == 0 else None
 
 
 def activation_dtype(config: Config) -> torch.dtype:

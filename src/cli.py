@@ -61,6 +61,9 @@ def command(config_name: str, task: Callable[[DictConfig], None]) -> None:
             raise  # a fault of ours in a task, not a mistake of the user: it keeps its traceback
         say_error(UserError(composition_sentence(error)))
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
     if mistakes:
         sys.exit(2)
 

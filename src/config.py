@@ -53,7 +53,9 @@ class ModelConfig:
     dropout: float = _at_least(0, below=1)
     positions: str = _one_of("text", "image")
     row: int = _at_least(1)
-    recompute: str = _one_of("none", "block")
+    recompute: str = _one_of("none", "light", "block")
+    backend: str = _one_of("auto", "fused", "eager")
+    cuda_graph: bool
 
 
 @dataclass(kw_only=True)
@@ -130,6 +132,7 @@ class LoggerConfig:
     sample_bytes: int = _at_least(0)
     sample_pictures: int = _at_least(0)
     sample_seconds: float | None = _at_least(0)
+    attention_picture: bool
 
 
 @dataclass(kw_only=True)
@@ -174,6 +177,7 @@ class PicturesConfig:
     given: float = _at_least(0, below=1)
     split: str = _one_of("validation", "test")
     first: int = _at_least(0)
+    file: str | None
     completions: int = _at_least(1)
 
 
@@ -352,8 +356,11 @@ CHANGEABLE = (
     "logger.sample_bytes",
     "logger.sample_pictures",
     "logger.sample_seconds",
+    "logger.attention_picture",
     "attention.backend",
     "model.recompute",
+    "model.backend",
+    "model.cuda_graph",
     "data.path",
     "data.micro_batch",
     "data.eval_batch_size",

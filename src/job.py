@@ -26,6 +26,7 @@ from src.config import Config
 from src.data.base import ByteDataModule
 from src.errors import UserError
 from src.machine import check_machine
+from src.models.block import resolve_block_backend
 from src.models.language_model import LanguageModel
 from src.provenance import append_provenance
 from src.ranks import end_with_supervisor, first_process, place, supervise
@@ -176,11 +177,14 @@ def introduce(
     """Say what is about to happen."""
     parameters = model.model.parameter_count()
     layer = model.model.pattern.layer(config.model.heads)
-    backend = resolve_backend(cast(Any, config.attention.backend), layer, trainer.strategy.root_device)
+    device = trainer.strategy.root_device
+    backend = resolve_backend(cast(Any, config.attention.backend), layer, device)
+    blocks = resolve_block_backend(cast(Any, config.model.backend), device, torch.float32)
     log.info("run directory %s", run.path)
     log.info("data %s", ", ".join(f"{key} {value}" for key, value in facts.items()))
     log.info("model with %s parameters, context %s", f"{parameters:,}", f"{config.data.context:,}")
     log.info("attention %s (%s), backend %s", config.attention.pattern, config.attention.mode, backend)
+    log.info("residual blocks %s, recompute %s", blocks, config.model.recompute)
     log.info("%s steps of %s bytes", f"{trainer.max_steps:,}", f"{config.data.batch_size * config.data.context:,}")
     what = f"{trainer.world_size} devices" if trainer.world_size > 1 else "1 device"
     log.info("%s (%s), precision %s", what, trainer.strategy.root_device.type, config.precision.name)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from src.atomic import written_whole
+from src.data.png import BadPictureError, decode_png
+from src.errors import UserError
 
 Picture = npt.NDArray[np.uint8]
 BACKGROUND, UNKNOWN = 255, 128
@@ -31,6 +34,26 @@ def as_picture(x: Tensor, row: int, context: int) -> Picture:
     whole = np.full(context, UNKNOWN, dtype=np.uint8)
     whole[: len(x)] = x.cpu().numpy()
     return whole.reshape(-1, row, 3)
+
+
+def read_picture(path: Path, row: int, context: int) -> Tensor:
+    """Read a PNG as the bytes of one picture: (context,) uint8, in the order row, column, channel.
+
+    Args:
+        path: an 8-bit RGB PNG of the model's size.
+        row: pixels of a row.
+        context: bytes of a whole picture.
+
+    Raises:
+        UserError: it cannot be read or is something else.
+    """
+    wanted = f"must be an 8-bit RGB PNG of {row} x {context // (3 * row)} pixels"
+    try:
+        return torch.from_numpy(decode_png(path.read_bytes(), row, context // (3 * row)).copy())
+    except BadPictureError as error:
+        raise UserError(f"{path} {wanted}, and it {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} {wanted}, and cannot be read: {error.strerror}") from error
 
 
 def save_grid(path: Path, rows: Sequence[Sequence[Picture]], gap: int = 4) -> None:
@@ -86,3 +109,9 @@ def given_bytes(share: float, row: int, context: int) -> int:
     line = 3 * row
     rows = context // line
     return min(max(math.floor(rows * share), 1 if share > 0 else 0), rows - 1) * line
+
+
+def shown_byte(row: int, context: int) -> int:
+    """Choose the byte whose attention is drawn: well down the picture and right of its middle, a red one."""
+    line = 3 * row
+    return context // line * 7 // 10 * line + row * 6 // 10 * 3

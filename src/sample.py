@@ -48,7 +48,11 @@ def prompt_bytes(command_line: SampleConfig, config: Config) -> bytes:
             raise UserError(f"{key} is for text, and this run's model draws pictures: take pictures.given=0.5")
         if length is not None:
             raise UserError(f"length is for text, and this run's model draws whole pictures, found {length}")
+        if command_line.pictures.file is not None and command_line.pictures.given == 0:
+            raise UserError("pictures.file is completed from its upper part: give pictures.given as well, such as 0.5")
         return b""
+    if command_line.pictures.file is not None:
+        raise UserError(f"pictures.file is for pictures, found {command_line.pictures.file} for a text model")
     if command_line.pictures.given > 0:
         raise UserError(f"pictures.given is for pictures, found {command_line.pictures.given} for a text model")
     prompt = (command_line.prompt or "").encode()
@@ -57,6 +61,8 @@ def prompt_bytes(command_line: SampleConfig, config: Config) -> bytes:
             prompt = Path(command_line.prompt_file).read_bytes()
         except OSError as error:
             raise UserError(f"prompt_file={command_line.prompt_file} cannot be read: {error.strerror}") from error
+        if not prompt:
+            raise UserError(f"prompt_file={command_line.prompt_file} is empty: leave it out to begin with nothing")
     if len(prompt) >= context:
         raise UserError(f"{key} must be shorter than the model's context of {context:,} bytes, found {len(prompt):,}")
     if length is not None and len(prompt) + length > context:

@@ -22,7 +22,7 @@ from src.config import Config, SampleConfig
 from src.errors import UserError
 from src.job import finish_wandb, prepared_data, quiet_libraries
 from src.models.sparse_transformer import SparseTransformer
-from src.pictures import as_picture, completions_grid, given_bytes, save_grid, square
+from src.pictures import as_picture, completions_grid, given_bytes, read_picture, save_grid, square
 from src.run import Run
 from src.sampling import Draw, Tick, as_text, generate
 
@@ -30,6 +30,7 @@ from src.sampling import Draw, Tick, as_text, generate
 def sample_text(run: Run, config: Config, checkpoint: Path, wanted: SampleConfig, prompt: bytes) -> None:
     """Continue a prompt ``wanted.batch`` times: to the terminal, to RUN_DIR/samples/ and to the run's wandb."""
     model = restored(config, checkpoint)
+    file = new_file(run, checkpoint, wanted, "txt")
     device = model.output.weight.device
     start = torch.frombuffer(bytearray(prompt), dtype=torch.uint8) if prompt else torch.zeros(0, dtype=torch.uint8)
     count = wanted.length or model.context - len(prompt)
@@ -37,7 +38,6 @@ def sample_text(run: Run, config: Config, checkpoint: Path, wanted: SampleConfig
     texts = [as_text(x) for x in drawn]
     content = "\n".join(f"===== sample {i + 1} of {len(texts)} =====\n{text}" for i, text in enumerate(texts)) + "\n"
     print(content, end="")
-    file = new_file(run, checkpoint, wanted, "txt")
     with written_whole(file) as out:
         out.write(content.encode())
     print(f"written to {file}", file=sys.stderr)
@@ -50,8 +50,9 @@ def sample_pictures(run: Run, config: Config, checkpoint: Path, wanted: SampleCo
     if context % (3 * row):
         raise UserError(f"data.context must be whole rows of model.row={row} pixels to make a picture, found {context}")
     given = given_bytes(wanted.pictures.given, row, context)
-    originals = held_out(config, wanted) if given else None
+    originals = to_complete(config, wanted) if given else None
     model = restored(config, checkpoint)
+    file = new_file(run, checkpoint, wanted, "png")
     device = model.output.weight.device
     if originals is None:
         prompt = torch.zeros(wanted.batch, 0, dtype=torch.uint8, device=device)
@@ -62,7 +63,6 @@ def sample_pictures(run: Run, config: Config, checkpoint: Path, wanted: SampleCo
         grid: Any = square([as_picture(x, row, context) for x in drawn])
     else:
         grid = completions_grid(originals, drawn, given, row, context)
-    file = new_file(run, checkpoint, wanted, "png")
     save_grid(file, grid)
     print(f"written to {file}")
     if originals is not None:
@@ -98,8 +98,13 @@ def draw_bytes(model: SparseTransformer, config: Config, wanted: SampleConfig, p
     """Draw behind a progress bar; (B, P + count) uint8 on the CPU."""
     draw = Draw(wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed)
     dtype = build.activation_dtype(config) if prompt.device.type == "cuda" else torch.float32
-    with progress(len(prompt), count, config.trainer.progress) as tick:
-        return generate(model, prompt, count, draw, dtype=dtype, tick=tick).cpu()
+    try:
+        with progress(len(prompt), count, config.trainer.progress) as tick:
+            return generate(model, prompt, count, draw, dtype=dtype, tick=tick).cpu()
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{len(prompt)} samples side by side do not fit the GPU's memory: take a smaller batch"
+        ) from error
 
 
 @contextmanager
@@ -120,12 +125,14 @@ def progress(rows: int, count: int, shown: bool) -> Iterator[Tick]:
         yield tick
 
 
-def held_out(config: Config, wanted: SampleConfig) -> Tensor:
-    """Read the pictures that are completed, (batch, context) uint8.
+def to_complete(config: Config, wanted: SampleConfig) -> Tensor:
+    """Read the pictures that are completed, uint8 (1, context) of ``pictures.file``, else (batch, context) of a split.
 
     Raises:
-        UserError: more pictures than the split has.
+        UserError: a file that is no such picture, or more pictures than the split has.
     """
+    if wanted.pictures.file is not None:
+        return read_picture(Path(wanted.pictures.file), config.model.row, config.data.context)[None]
     data = prepared_data(config)
     items = data.splits.test if wanted.pictures.split == "test" else data.splits.val
     stop = wanted.pictures.first + wanted.batch
@@ -138,9 +145,16 @@ def held_out(config: Config, wanted: SampleConfig) -> Tensor:
 
 
 def new_file(run: Run, checkpoint: Path, wanted: SampleConfig, ending: str) -> Path:
-    """Name a file that does not exist yet."""
+    """Name a file that does not exist yet.
+
+    Raises:
+        UserError: the run's folder cannot be written.
+    """
     folder = run.path / "samples"
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}") from error
     name = f"{checkpoint.stem}-seed{wanted.seed}"
     taken = {path.name for path in folder.iterdir()}
     names = (f"{name}.{ending}" if i == 1 else f"{name}_{i}.{ending}" for i in range(1, len(taken) + 2))

@@ -28,6 +28,7 @@ TINY = (
     "trainer.log_every=1",
     "logger.kind=csv",
     "logger.sample_bytes=8",
+    "logger.attention_picture=false",
 )
 
 

@@ -112,9 +112,7 @@ class Cifar10(PictureDataModule):
     def open_splits(self) -> Splits:
         """Open 48,000 / 2,000 / 10,000 pictures; of a part, its last 4% of training pictures are validation."""
         path, source, md5s, train, test = self._prepared()
-        val = max(1, train * 2_000 // 50_000)
-        if train <= val or test < 1:
-            raise UserError(f"{source} has {train} training and {test} test pictures, too few to train on")
+        val = _held_out(train)
         width = picture_bytes(SIDE)
         official = md5s == self.MD5
         parts = ((0, train - val), (train - val, train), (train, train + test))
@@ -190,6 +188,13 @@ class Cifar10(PictureDataModule):
     def _judge_count(self, source: Path, train: int, test: int) -> None:
         if min(train, test) < 1 or ((train, test) != (5 * ROWS, ROWS) and not self.allow_partial):
             raise UserError(f"{source} must hold 50,000 + 10,000 pictures, found {train:,} + {test:,}")
+        if train <= _held_out(train):
+            raise UserError(f"{source} has {train} training and {test} test pictures, too few to train on")
+
+
+def _held_out(train: int) -> int:
+    """Training pictures that are kept for validation: 2,000 of 50,000, in this proportion of a part."""
+    return max(1, train * 2_000 // (5 * ROWS))
 
 
 def _joined(md5s: dict[str, str]) -> str:

@@ -220,7 +220,8 @@ class Preparation:
     @staticmethod
     def _progress() -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        return Progress(*columns, console=Console(stderr=True))
+        console = Console(stderr=True)
+        return Progress(*columns, console=console, disable=not console.is_terminal)
 
     def _finish(self, count: int, done: dict[int, dict[str, Any]]) -> dict[str, Any]:
         """Give the draft its name, without the skipped pictures' rows."""

@@ -18,15 +18,17 @@ class BadPictureError(Exception):
     """A picture that cannot be taken; the message says why in a few words."""
 
 
-def decode_png(raw: bytes, side: int) -> npt.NDArray[np.uint8]:
-    """Decode an 8-bit RGB PNG of ``side`` x ``side`` pixels: uint8 (3 * side * side,), row, column, channel.
+def decode_png(raw: bytes, width: int, height: int | None = None) -> npt.NDArray[np.uint8]:
+    """Decode an 8-bit RGB PNG of ``width`` x ``height`` pixels: uint8 (3 * width * height,), row, column, channel.
 
-    Every chunk's checksum is verified; Pillow by itself does not verify those of the pixels.
+    ``height`` is ``width`` by default. Every chunk's checksum is verified; Pillow by itself does not verify those of
+    the pixels.
 
     Raises:
         BadPictureError: it is damaged, cut short, of another size or of another kind.
     """
-    _check_chunks(raw, side)
+    height = width if height is None else height
+    _check_chunks(raw, (width, height))
     try:
         with Image.open(io.BytesIO(raw), formats=["PNG"]) as image:
             pixels = np.asarray(image)
@@ -34,26 +36,26 @@ def decode_png(raw: bytes, side: int) -> npt.NDArray[np.uint8]:
         raise BadPictureError(
             f"cannot be decoded ({str(error).splitlines()[0] if str(error) else 'damaged'})"
         ) from error
-    if pixels.shape != (side, side, 3) or pixels.dtype != np.uint8:
+    if pixels.shape != (height, width, 3) or pixels.dtype != np.uint8:
         raise BadPictureError(f"decodes to {pixels.dtype} {pixels.shape}")
     return pixels.reshape(-1)
 
 
-def _check_chunks(raw: bytes, side: int) -> None:
+def _check_chunks(raw: bytes, wanted: tuple[int, int]) -> None:
     if not raw.startswith(_SIGNATURE):
         raise BadPictureError("is empty" if not raw else "is no PNG")
     place, kind = len(_SIGNATURE), b""
     while kind != b"IEND":
         if place + 12 > len(raw):
             raise BadPictureError("is cut short")
-        size, kind = struct.unpack_from(">I4s", raw, place)
-        end = place + 8 + size
+        length, kind = struct.unpack_from(">I4s", raw, place)
+        end = place + 8 + length
         if end + 4 > len(raw):
             raise BadPictureError("is cut short")
         if zlib.crc32(raw[place + 4 : end]) != struct.unpack_from(">I", raw, end)[0]:
             raise BadPictureError("is damaged (a checksum is wrong)")
         if place == len(_SIGNATURE):
-            _check_header(kind, raw[place + 8 : end], side)
+            _check_header(kind, raw[place + 8 : end], wanted)
         if kind == b"acTL":
             raise BadPictureError("is animated")
         place = end + 4
@@ -61,11 +63,11 @@ def _check_chunks(raw: bytes, side: int) -> None:
         raise BadPictureError("has bytes behind its end")
 
 
-def _check_header(kind: bytes, header: bytes, side: int) -> None:
+def _check_header(kind: bytes, header: bytes, wanted: tuple[int, int]) -> None:
     if kind != b"IHDR" or len(header) != 13:
         raise BadPictureError("has no header")
     width, height, depth, colour = struct.unpack_from(">IIBB", header)
-    if (width, height) != (side, side):
+    if (width, height) != wanted:
         raise BadPictureError(f"is {width} x {height} pixels")
     if colour != 2:
         raise BadPictureError(f"is {_COLOURS.get(colour, f'of colour type {colour}')}")

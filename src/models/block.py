@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from src.attention import KeySet
-from src.attention.attend import Backend, attend
+from src.attention.attend import Backend, attend, triton_problem
+
+BlockBackend = Literal["auto", "fused", "eager"]
+Recompute = Literal["none", "light", "block"]
+
+
+def resolve_block_backend(name: BlockBackend, device: torch.device, dtype: torch.dtype) -> BlockBackend:
+    """Say which implementation of the residual block is taken, so that the caller can log what ``auto`` means here.
+
+    Args:
+        name: ``fused`` is ``src.models.fused``, ``eager`` is this file as it stands.
+        device: where the tensors live.
+        dtype: of the residual stream; the fused block computes sums in float32, so float64 is not for it.
+
+    Raises:
+        ValueError: ``fused`` where it cannot run.
+    """
+    if name == "eager":
+        return "eager"
+    problem = "the fused block takes bf16, fp16 or fp32" if dtype == torch.float64 else triton_problem(device)
+    if name == "fused" and problem is not None:
+        raise ValueError(f"backend fused is not available: {problem}; use eager or auto")
+    return "fused" if problem is None and (name == "fused" or device.type == "cuda") else "eager"
 
 
 class SparseAttention(nn.Module):
@@ -59,15 +83,34 @@ class ResidualBlock(nn.Module):
 
     Dropout acts only at the end of each branch, so that recomputing attention in the backward pass is exact
     (section 5.4).
+
+    Args:
+        attention: the first branch.
+        feed_forward: the second branch.
+        width: ``d``, of the residual stream.
+        dropout: probability.
+        recompute: what the backward pass computes again: ``none``; ``light``, norms and the feed-forward's inner
+            products (eager: the feed-forward branch); ``block``, everything but the block's input.
+        backend: see ``resolve_block_backend``.
     """
 
-    def __init__(self, attention: SparseAttention, feed_forward: FeedForward, width: int, dropout: float) -> None:
+    def __init__(
+        self,
+        attention: SparseAttention,
+        feed_forward: FeedForward,
+        width: int,
+        dropout: float,
+        recompute: Recompute = "none",
+        backend: BlockBackend = "auto",
+    ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
         self.attention = attention
         self.feed_forward_norm = nn.LayerNorm(width)
         self.feed_forward = feed_forward
         self.dropout = nn.Dropout(dropout)
+        self.recompute = recompute
+        self.backend = backend
 
     def init_weights(self, blocks: int) -> None:
         """Draw the weights: biases 0, normal of std 0.125/sqrt(fan-in), Wp and W2 times 1/sqrt(2 * blocks)."""
@@ -76,10 +119,40 @@ class ResidualBlock(nn.Module):
         for linear in (self.attention.project_out, self.feed_forward.contract):
             _init_linear(linear, 1 / math.sqrt(2 * blocks))
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Add both branches to the residual stream. ``hidden`` and the result are (B, N, width)."""
+    def forward(self, hidden: Tensor, seed: Tensor | None = None) -> Tensor:
+        """Add both branches to the residual stream.
+
+        Args:
+            hidden: (B, N, width), as is the result.
+            seed: (1,) int64, of the fused block's dropout; without it nothing is dropped there. The eager block draws
+                from PyTorch's generator.
+        """
+        if resolve_block_backend(self.backend, hidden.device, hidden.dtype) == "fused":
+            return self._fused(hidden, seed)
+        if self.recompute == "block" and self.training:
+            return checkpoint(self._eager, hidden, use_reentrant=False)
+        return self._eager(hidden)
+
+    def _eager(self, hidden: Tensor) -> Tensor:
         hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden)))
-        return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
+        if self.recompute == "light" and self.training:
+            return hidden + checkpoint(self._second_branch, hidden, use_reentrant=False)
+        return hidden + self._second_branch(hidden)
+
+    def _second_branch(self, hidden: Tensor) -> Tensor:
+        return self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
+
+    def _fused(self, hidden: Tensor, seed: Tensor | None) -> Tensor:
+        from src.models.fused.block import Plan, fused_block
+
+        attention, feed_forward = self.attention, self.feed_forward
+        dropout = self.dropout.p if self.training else 0.0
+        plan = Plan(attention.layer, attention.widths, attention.backend, dropout, self.recompute)
+        parts = (
+            self.attention_norm, attention.project_in, attention.project_out,
+            self.feed_forward_norm, feed_forward.expand, feed_forward.contract,
+        )  # fmt: skip
+        return fused_block(hidden, seed, plan, tuple(x for part in parts for x in (part.weight, part.bias)))
 
 
 def _init_linear(linear: nn.Linear, scale: float) -> None:

@@ -116,7 +116,8 @@ def linear(
     """
     batch, (width_out, width) = len(x), weight.shape
     head, splits = (x.shape[3], x.shape[2]) if lse is not None else (1, 1)
-    block_k = padded(head) if lse is not None else min(512, triton.next_power_of_2(max(16, width)))
+    deepest = 512 if weight.element_size() == 2 else 128  # a deeper tile of fp32 numbers spills
+    block_k = padded(head) if lse is not None else min(deepest, triton.next_power_of_2(max(16, width)))
     grid_rows = triton.cdiv(batch, ROWS)
     block_n = 16 if triton.cdiv(width_out, 32) * grid_rows < 128 else 32
     weight_, shift, eps = norm if norm is not None else (None, None, 0.0)

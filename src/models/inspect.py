@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from src.attention import KeySet
+from src.attention.learned import Learned
 from src.models.block import ResidualBlock
 from src.models.sparse_transformer import SparseTransformer
 
@@ -36,10 +39,31 @@ def attention_weights(model: SparseTransformer, x: Tensor, queries: Tensor) -> l
         for block in model.blocks:
             assert isinstance(block, ResidualBlock)
             weights.append(_block_weights(block, hidden, queries.to(x.device)))
-            hidden = block(hidden)
+            hidden = block.forward(hidden)  # not block(hidden): its hooks would call for the other ranks of FSDP2
     finally:
         model.train(training)
     return weights
+
+
+def learned_attention(
+    model: SparseTransformer, x: Tensor, query: int, blocks: Sequence[int], heads: Sequence[int]
+) -> Learned:
+    """Compute what some blocks and heads attend to when byte ``query`` is predicted, for ``draw_learned``.
+
+    Args:
+        model: the network.
+        x: (N,) bytes of any integer dtype, on any device; only those before ``query`` matter.
+        query: position below N.
+        blocks: numbers of the residual blocks, from 0.
+        heads: numbers of the heads, from 0.
+    """
+    found = attention_weights(model, x[: query + 1].to(model.output.weight.device), torch.tensor([query]))
+    weights = torch.stack([found[block][list(heads), 0] for block in blocks])
+    names = []
+    for block in blocks:
+        layer = cast(ResidualBlock, model.blocks[block]).attention.layer
+        names.append([layer[head].name for head in heads])
+    return Learned(query, weights.cpu().numpy(), blocks, heads, names)
 
 
 def _block_weights(block: ResidualBlock, hidden: Tensor, queries: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import torch.nn.functional as F  # noqa: N812
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from src.models.block import resolve_block_backend
+from src.models.captured import CapturedLoss
 from src.models.metric import BitsPerByte
 from src.models.schedule import decay_groups, warmup_cosine
 from src.models.sparse_transformer import SparseTransformer
@@ -40,6 +42,7 @@ class LanguageModel(LightningModule):
         eps: of Adam.
         seed: of dropout.
         fused: one kernel for the whole optimizer step; None lets PyTorch choose. Loss scaling (fp16) needs False.
+        cuda_graph: run training steps as CUDA graphs where that can be, see ``captures``.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class LanguageModel(LightningModule):
         eps: float = 1e-8,
         seed: int = 1,
         fused: bool | None = None,
+        cuda_graph: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -65,6 +69,8 @@ class LanguageModel(LightningModule):
         self.eps = eps
         self.seed = seed
         self.fused = fused
+        self.cuda_graph = cuda_graph
+        self.captured = CapturedLoss(model, self._loss)
         self.metrics = torch.nn.ModuleDict({"val": BitsPerByte(), "test": BitsPerByte()})
         self.step_losses: list[Tensor] = []
 
@@ -81,9 +87,24 @@ class LanguageModel(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean -ln p of the bytes of one micro-batch."""
-        loss = self._nats(batch).mean()
+        if self.captures(batch.x.device):
+            seed = torch.full((1,), int(torch.randint(2**62, ())), device=batch.x.device)
+            loss = self.captured(batch.x, seed)
+        else:
+            loss = self._loss(batch.x)
         self.step_losses.append(loss.detach())
         return loss
+
+    def captures(self, device: torch.device) -> bool:
+        """Say whether training steps on ``device`` run as CUDA graphs: asked for, fused blocks, and a single device."""
+        alone = self._trainer is None or self.trainer.world_size == 1
+        return self.cuda_graph and alone and device.type == "cuda" and self._fused(device)
+
+    def on_after_backward(self) -> None:
+        """Keep the gradients of a micro-batch from the next one's CUDA graph."""
+        accumulate = self.trainer.accumulate_grad_batches
+        if len(self.step_losses) < accumulate and self.captures(self.device):
+            self.captured.detach_gradients()
 
     def step_bits_per_byte(self) -> Tensor:
         """Bits per byte of the optimizer step in progress or just done, on this process; a float32 scalar."""
@@ -118,13 +139,23 @@ class LanguageModel(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _nats(self, batch: Batch) -> Tensor:
-        logits = self.model(batch.x).float()
-        return F.cross_entropy(logits.flatten(0, 1), batch.x.long().flatten(), reduction="none").view(batch.x.shape)
+    def _loss(self, x: Tensor, seed: Tensor | None = None) -> Tensor:
+        return self._nats(x, seed).mean()
+
+    def _nats(self, x: Tensor, seed: Tensor | None = None) -> Tensor:
+        logits = self.model(x, seed).flatten(0, 1)
+        if logits.dtype != torch.float64 and self._fused(x.device):
+            from src.models.fused.loss import cross_entropy
+
+            return cross_entropy(logits, x.flatten()).view(x.shape)
+        return F.cross_entropy(logits.float(), x.long().flatten(), reduction="none").view(x.shape)
+
+    def _fused(self, device: torch.device) -> bool:
+        return resolve_block_backend(self.model.block_backend, device, torch.float32) == "fused"
 
     def _score(self, split: str, batch: Batch) -> None:
         position = torch.arange(batch.x.shape[1], device=batch.x.device)
-        self._metric(split).update(self._nats(batch), position < batch.length[:, None])
+        self._metric(split).update(self._nats(batch.x), position < batch.length[:, None])
 
     def _log_figure(self, split: str) -> None:
         metric = self._metric(split)

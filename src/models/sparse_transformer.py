@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from src.attention import Pattern
 from src.attention.attend import Backend
-from src.models.block import FeedForward, ResidualBlock, SparseAttention
+from src.models.block import (
+    BlockBackend,
+    FeedForward,
+    Recompute,
+    ResidualBlock,
+    SparseAttention,
+    resolve_block_backend,
+)
 from src.models.embedding import ByteEmbedding, PositionKind
 
-Recompute = Literal["none", "block"]
 VOCABULARY = 256
 
 
@@ -31,8 +37,9 @@ class SparseTransformer(nn.Module):
         positions: ``text`` (row and column) or ``image`` (row, column, channel), equation 15.
         row: width of the position matrix: positions a row (text), pixels a row (image).
         recompute: ``block`` keeps only the input of each residual block and recomputes the rest in the backward
-            pass (section 5.4); ``none`` keeps every activation.
+            pass (section 5.4); ``light`` recomputes what is cheap; ``none`` keeps every activation.
         backend: attention backend, see ``src.attention.attend``.
+        block_backend: of the residual blocks, see ``src.models.block.resolve_block_backend``.
 
     Raises:
         ValueError: a head count that does not divide the widths.
@@ -53,6 +60,7 @@ class SparseTransformer(nn.Module):
         row: int = 128,
         recompute: Recompute = "none",
         backend: Backend = "auto",
+        block_backend: BlockBackend = "auto",
     ) -> None:
         super().__init__()
         qk_width = width // 2 if half_size_qk else width
@@ -60,7 +68,7 @@ class SparseTransformer(nn.Module):
             raise ValueError(f"heads must divide the query width ({qk_width}), found {heads}")
         self.pattern = pattern
         self.context = context
-        self.recompute = recompute
+        self.block_backend: BlockBackend = block_backend
         self.embedding = ByteEmbedding(width, context, positions, row, VOCABULARY)
         self.blocks = nn.ModuleList(
             ResidualBlock(
@@ -68,6 +76,8 @@ class SparseTransformer(nn.Module):
                 FeedForward(width, 2 * width if half_size_ff else 4 * width),
                 width,
                 dropout,
+                recompute,
+                block_backend,
             )
             for index in range(depth)
         )
@@ -82,11 +92,13 @@ class SparseTransformer(nn.Module):
             block.init_weights(len(self.blocks))  # type: ignore[operator]
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, seed: Tensor | None = None) -> Tensor:
         """Predict every byte from the bytes before it.
 
         Args:
             x: (B, N) bytes of any integer dtype, N at most ``context``.
+            seed: (1,) int64 below 2**62 on the device of ``x``, of the fused blocks' dropout; in training drawn from
+                PyTorch's generator if it is not given.
 
         Returns:
             (B, N, 256) logits: position t scores byte t of ``x``.
@@ -94,12 +106,16 @@ class SparseTransformer(nn.Module):
         if x.shape[1] > self.context:
             raise ValueError(f"a sequence may have at most {self.context} positions, found {x.shape[1]}")
         hidden = self.embedding(x)
-        for block in self.blocks:
-            if self.recompute == "block" and self.training:
-                hidden = checkpoint(block, hidden, use_reentrant=False)
-            else:
-                hidden = block(hidden)
+        for block, own in zip(self.blocks, self._block_seeds(seed, x.device), strict=True):
+            hidden = block(hidden, own)
         return self.output(self.norm(hidden))
+
+    def _block_seeds(self, seed: Tensor | None, device: torch.device) -> Sequence[Tensor | None]:
+        if not self.training or resolve_block_backend(self.block_backend, device, torch.float32) == "eager":
+            return [None] * len(self.blocks)
+        if seed is None:
+            seed = torch.full((1,), int(torch.randint(2**62, ())), device=device)
+        return (seed + 2 * torch.arange(len(self.blocks), device=device)).split(1)  # a block has two branches
 
     def parameter_count(self) -> int:
         """Number of trained parameters."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from src.attention import Pattern
-from src.models.inspect import attention_weights
+from src.models.inspect import attention_weights, learned_attention
 from src.models.sparse_transformer import SparseTransformer
 
 
@@ -34,3 +34,19 @@ def test_weights_are_the_networks_own(name, mode):
         hidden = block(hidden)
     some = attention_weights(model, x, torch.tensor([3, 41]))
     torch.testing.assert_close(some[1], weights[1][:, [3, 41]])
+
+
+def test_one_query_needs_only_the_bytes_before_it():
+    """Of chosen blocks and heads, in their order; what comes from the query on changes nothing."""
+    model = SparseTransformer(pattern=Pattern("fixed", 8, 2, "multihead"), context=50, depth=3, width=16, heads=4)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x = torch.randint(256, (50,), dtype=torch.uint8)
+    whole = attention_weights(model, x, torch.tensor([30]))
+    changed = x.clone()
+    changed[30:] = 7
+    for given in (x, changed):
+        found = learned_attention(model, given, 30, [2, 0], [3, 1])
+        assert found.names == [["summary", "block"]] * 2
+        wanted = torch.stack([whole[2][[3, 1], 0, :31], whole[0][[3, 1], 0, :31]])
+        torch.testing.assert_close(torch.from_numpy(found.weights), wanted)

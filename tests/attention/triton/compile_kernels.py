@@ -2,17 +2,22 @@
 
     python -m tests.attention.triton.compile_kernels --arch 86
 
-The launches are the real ones: ``passes`` runs on tensors without storage, and each launch compiles instead of
-running. Prints one JSON object a kernel: name, target, configuration, shared memory, registers and spilled bytes.
+The launches are the real ones: ``passes`` runs on tensors without storage, and a decoder predicts a byte on the CPU;
+each launch compiles instead of running. Prints one JSON object a kernel: name, target, configuration, shared memory,
+registers and spilled bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +40,7 @@ def compile_case(
 
     With ``stored`` in the configurations of the tuning table, else in the safe ones of an unknown GPU.
     """
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime import driver
-
     from src.attention.triton import passes, tuning
-
-    class NoGPU:
-        def get_current_target(self) -> Any:
-            return GPUTarget("cuda", arch, 32)
-
-        def get_current_device(self) -> int:
-            return arch  # the compiled kernels are kept by device: each target is its own
-
-        def get_current_stream(self, device: int) -> int:
-            return 0
 
     found: list[dict[str, Any]] = []
 
@@ -57,11 +49,11 @@ def compile_case(
     ) -> None:
         compiled = kernel.warmup(*arguments, **constants, **passes.options(config), grid=(programs,))
         found.append(
-            {"kernel": name, "arch": arch, "config": list(config), "shared": compiled.metadata.shared}
-            | _resources(compiled.asm["cubin"])
+            {"kernel": name, "function": kernel.fn.__name__, "arch": arch, "config": list(config)}
+            | _resources(compiled)
         )
 
-    driver.set_active(NoGPU())
+    _pretend(arch)
     tuning.capability = lambda device: f"sm_{arch}" if stored else "unknown"  # type: ignore[assignment]
     passes.launch = compile_only  # type: ignore[assignment]
     heads = 2
@@ -74,18 +66,108 @@ def compile_case(
     return found
 
 
-def _resources(machine_code: bytes) -> dict[str, int]:
-    """Registers a thread, and bytes of its stack: what did not fit the registers is spilled there."""
+def compile_decoding(pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: int) -> list[dict[str, Any]]:
+    """Compile every kernel of a decoding step for compute capability ``arch``."""
+    from src.models.decoder import Decoder
+    from src.models.graphed import GraphedDecoder
+    from src.models.sparse_transformer import SparseTransformer
+
+    heads = 4
+    model = SparseTransformer(
+        pattern=pattern, context=1024, depth=1, width=heads * v, heads=heads, half_size_qk=2 * qk == v
+    )
+    decoder = Decoder(model, 3, 1000, dtype, "torch")
+    tokens = torch.zeros(3, 1001, dtype=torch.int64)
+    step = GraphedDecoder(decoder, tokens, lambda logits, position: logits[:, 0].long())
+    with compiled_launches(arch) as found:
+        step.predict()
+    return found
+
+
+def compile_fused(pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: int) -> list[dict[str, Any]]:
+    """Compile every kernel of the fused residual block and loss, attention's own apart, forward and backward."""
+    from src.models.fused.block import Plan, fused_block
+    from src.models.fused.loss import cross_entropy
+
+    heads, n = 4, 256
+    width = heads * v
+    into = 2 * heads * qk + width
+    shapes = [(width,), (width,), (into, width), (into,), (width, width), (width,), (width,), (width,),
+              (4 * width, width), (4 * width,), (width, 4 * width), (width,)]  # fmt: skip
+    parameters = tuple(torch.zeros(shape, requires_grad=True) for shape in shapes)
+    hidden = torch.zeros(2, n, width, dtype=dtype, requires_grad=True)
+    plan = Plan(pattern.layer(heads), (heads * qk, heads * qk, width), "torch", 0.1, "none")
+    with compiled_launches(arch) as found:
+        for recompute in ("none", "block"):
+            seed = torch.zeros(1, dtype=torch.int64)
+            fused_block(hidden, seed, replace(plan, recompute=recompute), parameters).sum().backward()
+        logits = torch.zeros(n, 256, dtype=dtype, requires_grad=True)
+        cross_entropy(logits, torch.zeros(n, dtype=torch.uint8)).sum().backward()
+    return found
+
+
+@contextmanager
+def compiled_launches(arch: int) -> Iterator[list[dict[str, Any]]]:
+    """Compile every launch instead of running it, and give a row each; results hold whatever was in memory."""
+    from triton.runtime.jit import JITFunction
+
+    found: list[dict[str, Any]] = []
+    run = JITFunction.run
+
+    def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        compiled = run(self, *arguments, grid=grid, warmup=True, **options)
+        found.append({"kernel": self.fn.__name__, "function": self.fn.__name__, "arch": arch} | _resources(compiled))
+
+    _pretend(arch)
+    JITFunction.run = compile_only
+    try:
+        yield found
+    finally:
+        JITFunction.run = run
+
+
+def launched_kernels(source: Path) -> set[str]:
+    """Names of the kernels in the files below ``source`` that are launched: functions that no other kernel calls."""
+    defined: set[str] = set()
+    called: set[str] = set()
+    for file in source.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef) and any("triton.jit" in ast.unparse(d) for d in node.decorator_list):
+                defined.add(node.name)
+                called |= {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+    return defined - called
+
+
+def _pretend(arch: int) -> None:
+    """Let Triton believe that there is a GPU of compute capability ``arch``."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    class NoGPU:
+        def get_current_target(self) -> Any:
+            return GPUTarget("cuda", arch, 32)
+
+        def get_current_device(self) -> int:
+            return arch  # the compiled kernels are kept by device: each target is its own
+
+        def get_current_stream(self, device: int) -> int:
+            return 0
+
+    driver.set_active(NoGPU())
+
+
+def _resources(compiled: Any) -> dict[str, int]:
+    """Shared memory, registers a thread, and bytes of its stack: what did not fit the registers is spilled there."""
     import triton
 
     cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(machine_code)
+        cubin.write_bytes(compiled.asm["cubin"])
         command = [str(cuobjdump), "--dump-resource-usage", str(cubin)]
         report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack = (max(int(x) for x in re.findall(rf"{name}:(\d+)", report)) for name in ("REG", "STACK"))
-    return {"registers": registers, "spilled": stack}
+    return {"shared": compiled.metadata.shared, "registers": registers, "spilled": stack}
 
 
 def main() -> None:
@@ -96,13 +178,19 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--qk", type=int, default=64, help="width of a query")
     parser.add_argument("--v", type=int, default=64, help="width of a value")
+    parser.add_argument("--of", choices=("attention", "decoding", "fused"), default="attention", help="which kernels")
     parser.add_argument("--stored", action="store_true", help="stored configurations, not the safe ones")
     options = parser.parse_args()
+    dtype, widths = getattr(torch, options.dtype), (options.qk, options.v)
     for arch in options.arch or [90]:
         for case in options.case or list(CASES):
-            for row in compile_case(
-                CASES[case], arch, getattr(torch, options.dtype), options.qk, options.v, stored=options.stored
-            ):
+            if options.of == "decoding":
+                rows = compile_decoding(CASES[case], arch, dtype, *widths)
+            elif options.of == "fused":
+                rows = compile_fused(CASES[case], arch, dtype, *widths)
+            else:
+                rows = compile_case(CASES[case], arch, dtype, *widths, stored=options.stored)
+            for row in rows:
                 print(json.dumps({"case": case} | row), flush=True)
 
 

@@ -20,9 +20,14 @@ FOLDER = Path(__file__).with_name("interpreted")
 
 @pytest.mark.parametrize("part", [("-k", "strided"), ("-k", "not strided")], ids=["strided", "others"])
 def test_kernels_and_operator(part: tuple[str, str]) -> None:
+    run_interpreted(FOLDER, *part)
+
+
+def run_interpreted(folder: Path, *options: str) -> None:
+    """Run the tests of a folder where Triton interprets its kernels; none may be skipped."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(FOLDER), *part]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(folder), *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:]
     assert " passed" in done.stdout and "skipped" not in done.stdout, done.stdout[-500:]

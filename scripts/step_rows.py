@@ -1,0 +1,165 @@
+"""The training steps that ``bench_step`` sets side by side: each builds a model that gives the loss of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from src import build
+from src.attention.patterns import Fixed
+from src.config import Config
+from src.models.block import ResidualBlock, SparseAttention
+from src.models.language_model import Batch, LanguageModel
+
+
+class Network(nn.Module):
+    """A model of ours as a function from bytes (B, N) to the mean loss in nats."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = torch.full(x.shape[:1], x.shape[1], device=x.device)
+        loss = self.model.training_step(Batch(x, length), 0)
+        self.model.step_losses.clear()
+        return loss
+
+
+def ours(attention: str, recompute: str = "none") -> Callable[[Config], nn.Module]:
+    """Our model as a user gets it."""
+
+    def made(config: Config) -> nn.Module:
+        config.attention.pattern, config.model.recompute, config.model.backend = attention, recompute, "auto"
+        return Network(build.language_model(config, max_steps=1000))
+
+    return made
+
+
+def plain(compiled: bool, attention: Callable[[SparseAttention, int], nn.Module] | None = None) -> Any:
+    """The same network in plain PyTorch: dense attention, or another in its place; blocks compiled or not."""
+
+    def made(config: Config) -> nn.Module:
+        config.attention.pattern, config.model.recompute, config.model.backend = "dense", "none", "eager"
+        model = build.language_model(config, max_steps=1000)
+        torch._dynamo.reset()
+        for block in model.model.blocks:
+            assert isinstance(block, ResidualBlock)
+            if attention is not None:
+                block.attention = cast(SparseAttention, attention(block.attention, config.data.context))
+            if compiled:
+                block.compile()
+        return Network(model)
+
+    return made
+
+
+class Flex(nn.Module):
+    """The fixed pattern as a mask of PyTorch's FlexAttention."""
+
+    masks: dict[Any, Any] = {}  # noqa: RUF012  one mask for all blocks of a model
+
+    def __init__(self, like: SparseAttention, context: int) -> None:
+        super().__init__()
+        self.project_in, self.project_out, self.widths = like.project_in, like.project_out, like.widths
+        self.heads = len(like.layer)
+        self.mask = Flex.masks.setdefault((self.heads, context), None) or self._mask(context)
+        Flex.masks[self.heads, context] = self.mask
+
+    def _mask(self, context: int) -> Any:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        keys = [Fixed(128, 32, head % 4) for head in range(self.heads)]
+        first = torch.tensor([one.first_cell for one in keys], device="cuda")
+
+        def mask(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            cell = j % 128 - first[h]
+            return (j <= i) & ((j // 128 == i // 128) | ((cell >= 0) & (cell < 32)))
+
+        return create_block_mask(mask, None, self.heads, context, context, device="cuda")
+
+    def forward(self, x: Tensor) -> Tensor:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        batch, length, _ = x.shape
+        q, k, v = (
+            part.view(batch, length, self.heads, -1).transpose(1, 2)
+            for part in self.project_in(x).split(self.widths, dim=-1)
+        )
+        out: Any = flex_attention(q, k, v, block_mask=self.mask)
+        return self.project_out(out.transpose(1, 2).reshape(batch, length, -1))
+
+
+class Nothing(nn.Module):
+    """Projections alone: what a step costs before any attention."""
+
+    def __init__(self, like: SparseAttention, context: int) -> None:
+        super().__init__()
+        self.project_in, self.project_out, self.widths = like.project_in, like.project_out, like.widths
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.project_in(x).split(self.widths, dim=-1)
+        joined = q + k if q.shape == v.shape else torch.cat([q, k], -1)
+        return self.project_out(joined + v)
+
+
+class XTransformers(nn.Module):
+    """A decoder of the same size from the x-transformers package, with its flash attention."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        from x_transformers import Decoder, TransformerWrapper  # type: ignore[import-not-found]
+
+        model = config.model
+        self.model = TransformerWrapper(
+            num_tokens=256,
+            max_seq_len=config.data.context,
+            attn_layers=Decoder(
+                dim=model.width,
+                depth=model.depth,
+                heads=model.heads,
+                attn_dim_head=model.width // model.heads,
+                attn_flash=True,
+                ff_mult=2 if model.half_size_ff else 4,
+                layer_dropout=0.0,
+                ff_dropout=model.dropout,
+            ),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.model(x.long())
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), x[:, 1:].long().flatten())
+
+
+def x_transformers(compiled: bool) -> Any:
+    """x-transformers as it comes, or compiled whole."""
+
+    def made(config: Config) -> nn.Module:
+        torch._dynamo.reset()
+        model = XTransformers(config)
+        if compiled:
+            model.model.compile()
+        return model
+
+    return made
+
+
+ROWS: dict[str, Callable[[Config], nn.Module]] = {
+    "dense, SDPA cuDNN, blocks compiled": plain(True),
+    "dense, SDPA cuDNN, eager": plain(False),
+    "fixed in FlexAttention, blocks compiled": plain(True, Flex),
+    "no attention (q + k + v), blocks compiled": plain(True, Nothing),
+    "x-transformers, flash": x_transformers(False),
+    "x-transformers, flash, compiled": x_transformers(True),
+    "ours, dense": ours("dense"),
+    "ours, fixed": ours("fixed"),
+    "ours, strided": ours("strided"),
+    "ours, fixed, recompute light": ours("fixed", "light"),
+    "ours, fixed, recompute block": ours("fixed", "block"),
+    "ours, strided, recompute light": ours("strided", "light"),
+    "ours, strided, recompute block": ours("strided", "block"),
+}

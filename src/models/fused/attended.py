@@ -1,0 +1,73 @@
+"""Attention inside a hand-written backward pass: the result of one layer, and its gradient when that is asked for."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from src.attention import KeySet
+from src.attention.attend import Backend, attend, resolve_backend
+
+
+class Attended(Protocol):
+    """What one layer of attention made of a fused projection."""
+
+    out: Tensor
+    """(B, N, H * Dv), contiguous."""
+
+    def backward(self, d_out: Tensor) -> Tensor:
+        """Gradient of the fused projection from that of ``out``, both (B, N, ...). Can be called once."""
+
+
+def attend_packed(qkv: Tensor, layer: tuple[KeySet, ...], widths: tuple[int, int, int], backend: Backend) -> Attended:
+    """Attend straight from one fused projection.
+
+    Args:
+        qkv: (B, N, sum(widths)): all heads' queries, all heads' keys, all heads' values.
+        layer: the key set of each head.
+        widths: of queries, keys and values of all heads together.
+        backend: see ``src.attention.attend``.
+    """
+    sparse = all(keys.name != "dense" for keys in layer)
+    if sparse and resolve_backend(backend, layer, qkv.device) == "triton":
+        return _Kernels(qkv, layer, widths)
+    return _Recorded(qkv, layer, widths, backend)
+
+
+class _Kernels:
+    """By the Triton kernels' packed operators: no view, copy or concatenation on the way."""
+
+    def __init__(self, qkv: Tensor, layer: tuple[KeySet, ...], widths: tuple[int, int, int]) -> None:
+        from src.attention.triton.operator import encode
+
+        qk, v = widths[0] // len(layer), widths[2] // len(layer)
+        self.settings = (encode(layer), qk, v, float(qk) ** -0.5)
+        self.qkv = qkv
+        self.heads_out, self.lse = torch.ops.sparse_transformer.attention_packed(qkv, *self.settings)
+        self.out = self.heads_out.flatten(2)
+
+    def backward(self, d_out: Tensor) -> Tensor:
+        d_heads = d_out.view(self.heads_out.shape)
+        saved = (self.qkv, self.heads_out, self.lse)
+        gradient: Tensor = torch.ops.sparse_transformer.attention_packed_backward(d_heads, *saved, *self.settings)
+        return gradient
+
+
+class _Recorded:
+    """By any backend, as autograd records it: dense attention by PyTorch's own kernels above all."""
+
+    def __init__(self, qkv: Tensor, layer: tuple[KeySet, ...], widths: tuple[int, int, int], backend: Backend) -> None:
+        batch, length, _ = qkv.shape
+        with torch.enable_grad():
+            self.qkv = qkv.detach().requires_grad_()
+            q, k, v = (
+                part.view(batch, length, len(layer), -1).transpose(1, 2) for part in self.qkv.split(widths, dim=-1)
+            )
+            self.recorded = attend(q, k, v, layer, backend).transpose(1, 2).flatten(2)
+        self.out = self.recorded.detach()
+
+    def backward(self, d_out: Tensor) -> Tensor:
+        (gradient,) = torch.autograd.grad(self.recorded, self.qkv, d_out)
+        return gradient

@@ -1,0 +1,88 @@
+"""The fused block in half precision, and whole steps as CUDA graphs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from src.attention import Pattern
+from src.models.language_model import Batch, LanguageModel
+from src.models.sparse_transformer import SparseTransformer
+from tests.models.test_sparse_transformer import trained
+
+pytestmark = pytest.mark.gpu
+
+PATTERNS = [
+    Pattern("dense"),
+    Pattern("strided", 128),
+    Pattern("fixed", 128, 32),
+    Pattern("fixed", 128, 32, mode="interleaved"),
+]
+N = 1000
+
+
+def model(pattern, block_backend="fused", recompute="none", dropout=0.0, cuda_graph=False, backend="auto"):
+    torch.manual_seed(0)
+    network = SparseTransformer(
+        pattern=pattern, context=N, depth=3, width=256, heads=4, recompute=recompute, dropout=dropout,
+        block_backend=block_backend, backend=backend,
+    )  # fmt: skip
+    for parameter in trained(network).parameters():
+        parameter.data.mul_(0.2)
+    return LanguageModel(network, max_steps=10, cuda_graph=cuda_graph).cuda().train()
+
+
+def step(language_model, x, dtype=torch.bfloat16, seed=3):
+    torch.manual_seed(seed)
+    with torch.autocast("cuda", dtype, enabled=dtype is not None and dtype != torch.float64):
+        loss = language_model.training_step(Batch(x, torch.tensor([N])), 0)
+    loss.backward()
+    return [loss.detach().clone(), *(p.grad.clone() for p in language_model.parameters())]
+
+
+def error(found, exact):
+    return max(((a - b).norm() / b.norm()).item() for a, b in zip(found, exact, strict=True))
+
+
+@pytest.fixture
+def x():
+    return torch.randint(256, (2, N), device="cuda", dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("recompute", ["none", "light", "block"])
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_half_precision_is_as_exact_as_pytorch(pattern, recompute, dtype, x):
+    exact = step(model(pattern, "eager", backend="torch").double(), x, torch.float64)
+    plain = error(step(model(pattern, "eager"), x, dtype), exact)
+    fused = error(step(model(pattern, recompute=recompute), x, dtype), exact)
+    assert fused <= 2 * plain
+
+
+@pytest.mark.parametrize("recompute", ["none", "block"])
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_a_captured_step_is_the_same_step(pattern, recompute, x):
+    """Bit for bit, with dropout, again and again, for other bytes and seeds, and when gradients add up."""
+    plain, captured = (model(pattern, recompute=recompute, dropout=0.4, cuda_graph=graph) for graph in (False, True))
+    assert captured.captures(x.device) and not plain.captures(x.device)
+    for seed in range(3):
+        wanted, found = step(plain, x, seed=seed), step(captured, x, seed=seed)
+        if pattern.name != "dense":  # cuDNN adds up in any order
+            assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+        assert error(found, wanted) < 1e-2
+        captured.captured.detach_gradients()
+        x = (x.int() * 7 % 251).to(torch.uint8)
+
+
+def test_captured_training_learns_as_plain_training_does(x):
+    losses = {}
+    for graph in (False, True):
+        trained_model = model(PATTERNS[2], dropout=0.1, cuda_graph=graph)
+        optimizer = trained_model.configure_optimizers()["optimizer"]
+        losses[graph] = []
+        for seed in range(6):
+            losses[graph].append(step(trained_model, x, seed=seed)[0].item())
+            optimizer.step()
+            optimizer.zero_grad()
+    assert losses[True] == losses[False]
+    assert losses[True][-1] < losses[True][0]
