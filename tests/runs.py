@@ -33,7 +33,9 @@ TINY = (
 
 
 def environment(**changes: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CONF.parent), **changes}
+    """What a user's shell would have, with this checkout first among the places to import from."""
+    path = os.pathsep.join(filter(None, (str(CONF.parent), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **changes}
 
 
 def command(name: str, *arguments: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:

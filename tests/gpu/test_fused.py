@@ -29,7 +29,9 @@ def model(pattern, block_backend="fused", recompute="none", dropout=0.0, cuda_gr
     )  # fmt: skip
     for parameter in trained(network).parameters():
         parameter.data.mul_(0.2)
-    return LanguageModel(network, max_steps=10, cuda_graph=cuda_graph).cuda().train()
+    return (
+        LanguageModel(network, max_steps=10, warmup_steps=0, learning_rate=1e-3, cuda_graph=cuda_graph).cuda().train()
+    )
 
 
 def step(language_model, x, dtype=torch.bfloat16, seed=3):

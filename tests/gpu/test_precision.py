@@ -31,7 +31,7 @@ def test_a_scale_that_is_too_large_comes_down(tmp_path):
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 def test_every_precision_trains_and_says_how_fast(tmp_path, precision):
     """16 wide heads: the kernels' narrowest."""
-    wide = ("model.width=64", "attention.stride=32", "attention.summary=8")
+    wide = ("trainer.accelerator=gpu", "model.width=64", "attention.stride=32", "attention.summary=8")
     done = command("train", *TINY, *wide, f"precision={precision}", f"data.path={corpus(tmp_path)}", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = (tmp_path / "runs").iterdir()
@@ -59,10 +59,13 @@ class NoSync(Callback):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_step_never_waits_for_the_gpu(tmp_path: Path, monkeypatch, precision):
-    wide = ("model.width=64", "attention.stride=32", "attention.summary=8", "trainer.max_steps=12")
-    quiet = ("trainer.log_every=100", "trainer.val_every=100", "trainer.checkpoint_every=100", "logger.sample_bytes=0")
+    wide = ("trainer.accelerator=gpu", "model.width=64", "attention.stride=32", "attention.summary=8")
+    quiet = ("trainer.max_steps=12", "trainer.log_every=100", "trainer.val_every=100", "trainer.checkpoint_every=100")
+    samples = "logger.sample_bytes=0"
     path = f"data.path={corpus(tmp_path)}"
-    config = composed(*TINY, *wide, *quiet, path, f"precision={precision}", f"paths.output_dir={tmp_path}/runs")
+    config = composed(
+        *TINY, *wide, *quiet, samples, path, f"precision={precision}", f"paths.output_dir={tmp_path}/runs"
+    )
     guard = NoSync(4, 9)
     monkeypatch.setattr("src.build.PatternPicture", lambda *args: guard)  # rides along in a place of the list
     train_run(Run.create(config))
