@@ -23,7 +23,7 @@ from src.sampling import Draw, graphed
 
 PATTERNS = {"dense": Pattern("dense"), "fixed": Pattern("fixed", 128, 32), "strided": Pattern("strided", 128)}
 CHECKED = 512  # positions of the correctness check
-KERNELS_A_BLOCK = 5
+KERNELS_A_BLOCK = 6
 
 
 class Row(NamedTuple):

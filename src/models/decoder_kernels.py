@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def"
 """The rest of a decoding step as Triton kernels: embedding, and a matrix product with all that stands around it.
 
-A step of one byte is bound by launches and by reading the weights, so LayerNorm, the joining of attention's shares,
-the bias, the activation and the residual addition happen inside the products: five launches a residual block.
+A step of one byte is bound by launches and by reading the weights, so LayerNorm, the bias, the activation and the
+residual addition happen inside the products: six launches a residual block, two of them attention's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from src.attention.triton.steps import FP32_PRODUCTS, padded
+from src.attention.triton.steps import FP32_PRODUCTS
 
 ROWS = 16  # sequences a program: the least that tensor cores take
 
@@ -34,12 +34,11 @@ def embed_step(tokens, token_table, position_table, coordinates, position, out, 
 
 
 @triton.jit
-def step_linear(x, lse, norm_weight, norm_bias, weight, bias, out, batch, width_out, eps, WIDTH: tl.constexpr,
-                HEAD: tl.constexpr, SPLITS: tl.constexpr, NORM: tl.constexpr, JOIN: tl.constexpr,
-                ACT: tl.constexpr, ADD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+def step_linear(x, norm_weight, norm_bias, weight, bias, out, batch, width_out, eps, WIDTH: tl.constexpr,
+                NORM: tl.constexpr, ACT: tl.constexpr, ADD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
                 BK: tl.constexpr):  # fmt: skip
-    """out = f(g(x) W^T + bias): g is LayerNorm (NORM), the joining of attention's shares (JOIN) or nothing; f is
-    x * sigmoid(1.702 x) (ACT), an addition to ``out`` (ADD) or nothing. Each output is written by one program."""
+    """out = f(g(x) W^T + bias): g is LayerNorm (NORM) or nothing; f is x * sigmoid(1.702 x) (ACT), an addition to
+    ``out`` (ADD) or nothing. Each output is written by one program."""
     rows = tl.program_id(1) * BM + tl.arange(0, BM)
     outs = tl.program_id(0) * BN + tl.arange(0, BN)
     row_in, out_in = rows < batch, outs < width_out
@@ -59,32 +58,17 @@ def step_linear(x, lse, norm_weight, norm_bias, weight, bias, out, batch, width_
             spread += tl.sum(part * part, 1) / WIDTH
     rstd = 1.0 / tl.sqrt(spread + eps)
     acc = tl.zeros((BM, BN), tl.float32)
-    span: tl.constexpr = HEAD if JOIN else BK
-    for k in tl.range(0, WIDTH, span, num_stages=2):
-        inside = (cols < span) & (k + cols < WIDTH)
+    for k in tl.range(0, WIDTH, BK, num_stages=2):
+        inside = k + cols < WIDTH
         w = tl.load(weight + outs[None, :] * WIDTH + (k + cols)[:, None],
                     mask=out_in[None, :] & inside[:, None], other=0.0)  # fmt: skip
-        if JOIN:
-            shares = rows * (WIDTH // HEAD) + k // HEAD
-            top = tl.full((BM,), -1e30, tl.float32)
-            for s in range(SPLITS):
-                top = tl.maximum(top, tl.load(lse + shares * SPLITS + s, mask=row_in, other=-1e30))
-            mass = tl.zeros((BM,), tl.float32)
-            part = tl.zeros((BM, BK), tl.float32)
-            for s in range(SPLITS):
-                p = tl.exp2(tl.load(lse + shares * SPLITS + s, mask=row_in, other=-1e30) - top)
-                mass += p
-                part += p[:, None] * tl.load(x + (shares * SPLITS + s)[:, None] * HEAD + cols[None, :],
-                                             mask=row_in[:, None] & inside[None, :], other=0.0)  # fmt: skip
-            a = (part / mass[:, None]).to(dtype)
-        else:
-            part = tl.load(x + rows[:, None] * WIDTH + (k + cols)[None, :],
-                           mask=row_in[:, None] & inside[None, :], other=0.0)  # fmt: skip
-            if NORM:
-                gain = tl.load(norm_weight + k + cols, mask=inside, other=0.0)
-                shift = tl.load(norm_bias + k + cols, mask=inside, other=0.0)
-                part = (part - mean[:, None]) * rstd[:, None] * gain[None, :] + shift[None, :]
-            a = part.to(dtype)
+        part = tl.load(x + rows[:, None] * WIDTH + (k + cols)[None, :],
+                       mask=row_in[:, None] & inside[None, :], other=0.0)  # fmt: skip
+        if NORM:
+            gain = tl.load(norm_weight + k + cols, mask=inside, other=0.0)
+            shift = tl.load(norm_bias + k + cols, mask=inside, other=0.0)
+            part = (part - mean[:, None]) * rstd[:, None] * gain[None, :] + shift[None, :]
+        a = part.to(dtype)
         acc = tl.dot(a, w, acc, input_precision=FP32_PRODUCTS)
     if bias is not None:
         acc += tl.load(bias + outs, mask=out_in, other=0.0).to(tl.float32)[None, :]
@@ -99,30 +83,26 @@ def step_linear(x, lse, norm_weight, norm_bias, weight, bias, out, batch, width_
 
 def linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, *,
-    norm: tuple[torch.Tensor, torch.Tensor, float] | None = None, lse: torch.Tensor | None = None,
-    act: bool = False, add: bool = False,
+    norm: tuple[torch.Tensor, torch.Tensor, float] | None = None, act: bool = False, add: bool = False,
 ) -> None:  # fmt: skip
     """Launch ``step_linear``.
 
     Args:
-        x: (B, K); or, with ``lse``, attention's shares (B, H, S, K / H) float32.
+        x: (B, K).
         weight: (N, K), contiguous, in the activation type.
         bias: (N,) or None.
         out: (B, N), overwritten, or added to with ``add``.
         norm: weight, bias and eps of a LayerNorm of x.
-        lse: (B, H, S) float32, base 2.
         act: x * sigmoid(1.702 x) of the result.
         add: add the result to ``out`` instead.
     """
     batch, (width_out, width) = len(x), weight.shape
-    head, splits = (x.shape[3], x.shape[2]) if lse is not None else (1, 1)
     deepest = 512 if weight.element_size() == 2 else 128  # a deeper tile of fp32 numbers spills
-    block_k = padded(head) if lse is not None else min(deepest, triton.next_power_of_2(max(16, width)))
+    block_k = min(deepest, triton.next_power_of_2(max(16, width)))
     grid_rows = triton.cdiv(batch, ROWS)
     block_n = 16 if triton.cdiv(width_out, 32) * grid_rows < 128 else 32
     weight_, shift, eps = norm if norm is not None else (None, None, 0.0)
-    arguments: tuple[Any, ...] = (x, lse, weight_, shift, weight, bias, out, batch, width_out, eps)
+    arguments: tuple[Any, ...] = (x, weight_, shift, weight, bias, out, batch, width_out, eps)
     step_linear[(triton.cdiv(width_out, block_n), grid_rows)](
-        *arguments, WIDTH=width, HEAD=head, SPLITS=splits, NORM=norm is not None, JOIN=lse is not None, ACT=act,
-        ADD=add, BM=ROWS, BN=block_n, BK=block_k, num_warps=4,
+        *arguments, WIDTH=width, NORM=norm is not None, ACT=act, ADD=add, BM=ROWS, BN=block_n, BK=block_k, num_warps=4
     )  # fmt: skip

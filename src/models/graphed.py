@@ -48,6 +48,7 @@ class GraphedDecoder:
         splits = max(1, min(PROGRAMS // (batch * heads), -(-reads // 64), 32))
         self.partial = torch.empty(batch, heads, splits, weights.widths[2] // heads, device=device)
         self.lse = torch.empty(batch, heads, splits, device=device)
+        self.attended = torch.empty(batch, weights.widths[2], dtype=decoder.dtype, device=device)
         self.qkv = torch.empty(batch, sum(weights.widths), dtype=decoder.dtype, device=device)
         self.inner = torch.empty(batch, len(weights.expand[0]), dtype=decoder.dtype, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -65,9 +66,10 @@ class GraphedDecoder:
         for weights, cache, table in zip(decoder.weights, decoder.caches, self.tables, strict=True):
             linear(hidden, *weights.project_in, self.qkv, norm=weights.attention_norm)
             attend_launch(
-                self.qkv, cache.keys, cache.values, self.partial, self.lse, table, self.position, weights.scale
-            )
-            linear(self.partial, *weights.project_out, hidden, lse=self.lse, add=True)
+                self.qkv, cache.keys, cache.values, self.partial, self.lse, self.attended, table, self.position,
+                weights.scale,
+            )  # fmt: skip
+            linear(self.attended, *weights.project_out, hidden, add=True)
             linear(hidden, *weights.expand, self.inner, norm=weights.feed_forward_norm, act=True)
             linear(self.inner, *weights.contract, hidden, add=True)
         linear(hidden, decoder.output, None, self.logits, norm=decoder.norm)

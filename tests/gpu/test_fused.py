@@ -10,7 +10,10 @@ from src.models.language_model import Batch, LanguageModel
 from src.models.sparse_transformer import SparseTransformer
 from tests.models.test_sparse_transformer import trained
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
 
 PATTERNS = [
     Pattern("dense"),

@@ -95,6 +95,20 @@ def decode_attention(  # noqa: PLR0915
             tl.store(values + (first_row + second) * V + v_cols, v_new, mask=v_in)
 
 
+@triton.jit
+def decode_join(partial, lse, out, SPLITS: tl.constexpr, SPLITS_PADDED: tl.constexpr, V: tl.constexpr):
+    """Join the shares of one head of one sequence by their log-sum-exp."""
+    program = tl.program_id(0).to(tl.int64)
+    share, cols = tl.arange(0, SPLITS_PADDED), tl.arange(0, padded(V))
+    at = program * SPLITS + share
+    inside = (share < SPLITS)[:, None] & (cols < V)[None, :]
+    weight = tl.load(lse + at, mask=share < SPLITS, other=LOWEST)
+    weight = tl.exp2(weight - tl.max(weight, 0))  # a row without any key has equal weights and shares of 0
+    rows = tl.load(partial + at[:, None] * V + cols[None, :], mask=inside, other=0.0)
+    joined = tl.sum(rows * weight[:, None], 0) / tl.sum(tl.where(share < SPLITS, weight, 0.0), 0)
+    tl.store(out + program * V + cols, joined.to(out.dtype.element_ty), mask=cols < V)
+
+
 def head_table(layout: LayerLayout, device: torch.device) -> torch.Tensor:
     """Describe a layer's heads to the kernel: (H, 8) int32."""
     rows = [
@@ -106,7 +120,7 @@ def head_table(layout: LayerLayout, device: torch.device) -> torch.Tensor:
 
 def launch(
     qkv: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, partial: torch.Tensor, lse: torch.Tensor,
-    table: torch.Tensor, position: torch.Tensor, scale: float,
+    out: torch.Tensor, table: torch.Tensor, position: torch.Tensor, scale: float,
 ) -> None:  # fmt: skip
     """Decode one position of every sequence and head.
 
@@ -114,8 +128,9 @@ def launch(
         qkv: (B, H * (2 * Dqk + Dv)) the fused projection of the position, contiguous; bf16, fp16 or fp32.
         keys: (B, slots, Dqk) cache, contiguous; the position's keys are stored.
         values: (B, slots, Dv) likewise.
-        partial: (B, H, S, Dv) float32, overwritten: the output of each of S shares of the row.
-        lse: (B, H, S) float32, overwritten: base 2, what the shares are joined by.
+        partial: (B, H, S, Dv) float32, room for the output of each of S shares of the row.
+        lse: (B, H, S) float32, room for their log-sum-exp.
+        out: (B, H * Dv), overwritten, in any floating dtype.
         table: from ``head_table``.
         position: one integer on the device.
         scale: of the scores.
@@ -125,4 +140,7 @@ def launch(
     arguments: tuple[Any, ...] = (qkv, keys, values, partial, lse, table, position, keys.shape[1], scale * LOG2E)
     decode_attention[(batch * heads * splits,)](
         *arguments, HEADS=heads, SPLITS=splits, QK=qk, V=v, BN=64 if qk + v <= 128 else 32, STAGES=3, num_warps=4
+    )
+    decode_join[(batch * heads,)](
+        partial, lse, out, SPLITS=splits, SPLITS_PADDED=triton.next_power_of_2(splits), V=v, num_warps=2
     )

@@ -24,7 +24,7 @@ KERNELS = {
     "column_forward",
     "column_backward",
 }
-DECODING = {"embed_step", "step_linear", "decode_attention"}
+DECODING = {"embed_step", "step_linear", "decode_attention", "decode_join"}
 SMALLEST = 100 * 1024 - 1024  # shared memory a program may have on consumer Ampere and Ada cards
 
 
