@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import Strategy
 
 from src.callbacks.attention_picture import AttentionPicture
-from src.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
+from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.figures import Figures
 from src.callbacks.metrics_csv import MetricsCsv
 from src.callbacks.pattern_picture import PatternPicture
@@ -31,6 +31,7 @@ from src.callbacks.profile import Profile
 from src.callbacks.progress import Progress
 from src.callbacks.samples import PictureSamples, TextSamples
 from src.callbacks.stop_signal import StopSignal
+from src.checkpoint.file import SealedCheckpointIO
 from src.config import Config, attention_pattern
 from src.data.base import ByteDataModule
 from src.models.flops import TrainingFlops, training_flops
@@ -39,6 +40,7 @@ from src.models.sparse_transformer import SparseTransformer
 from src.peak import peak_tflops
 from src.pictures import given_bytes, shown_byte
 from src.precision import precision_plugin, set_tf32
+from src.provenance import versions
 from src.ranks import first_process, place
 from src.run import Run
 from src.strategy import COMPRESSION, DataParallel, FullyShard, ShardedLanguageModel
@@ -171,7 +173,7 @@ def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
         PatternPicture(
             run.path / "pattern.png", attention_pattern(config.attention), config.model.heads, config.data.context
         ),
-        Checkpoints(run.checkpoints, config.trainer.checkpoint_every, stop, run.plain_config()),
+        checkpoints(config, run, stop),
     ]
     built += samples(config, run, data)
     built += attention_pictures(config, run, data)
@@ -182,6 +184,15 @@ def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
     if config.debug.trace_after is not None:
         built.append(Profile(run.path / "profile", config.debug.trace_after, config.debug.trace_steps))
     return built
+
+
+def checkpoints(config: Config, run: Run, stop: StopSignal) -> Checkpoints:
+    """Build what saves; each checkpoint carries the whole configuration and the versions of everything."""
+    settings = config.trainer
+    about = {"config": run.plain_config(), "versions": versions() if first_process() else {}}
+    return Checkpoints(
+        run.checkpoints, settings.checkpoint_every, settings.checkpoint_minutes, settings.keep, stop, about
+    )
 
 
 def samples(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
@@ -306,6 +317,6 @@ def trainer(config: Config, run: Run, max_steps: int, accumulate: int, **parts: 
         enable_progress_bar=settings.progress,
         log_every_n_steps=1,
         default_root_dir=run.path,
-        plugins=[AtomicCheckpointIO(), precision, cluster()],
+        plugins=[SealedCheckpointIO(), precision, cluster()],
         **parts,
     )

@@ -105,7 +105,9 @@ class TrainerConfig:
     gradient_compression: str = _one_of("none", "bf16", "fp16")
     clip: float = _at_least(0)
     val_every: int = _at_least(1)
-    checkpoint_every: int = _at_least(1)
+    checkpoint_every: int | None = _at_least(1)
+    checkpoint_minutes: float | None = _at_least(0.001)
+    keep: int = _at_least(1)
     log_every: int = _at_least(1)
     early_stopping: int | None = _at_least(1)
     progress: bool
@@ -373,6 +375,8 @@ CHANGEABLE = (
     "trainer.strategy",
     "trainer.val_every",
     "trainer.checkpoint_every",
+    "trainer.checkpoint_minutes",
+    "trainer.keep",
     "trainer.log_every",
     "trainer.early_stopping",
     "trainer.progress",

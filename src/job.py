@@ -21,6 +21,8 @@ from src.attention.attend import resolve_backend
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.figures import Figures
 from src.callbacks.stop_signal import Interrupted
+from src.checkpoint.file import check_model, inspect, usable, usable_for
+from src.checkpoint.shelf import all_rows, remove_drafts
 from src.cli import say_error
 from src.config import Config
 from src.data.base import ByteDataModule
@@ -107,7 +109,7 @@ def train_run(run: Run) -> None:
     max_steps = config.trainer.max_steps or data.steps(config.trainer.epochs)
     if run.summary().get("status") == "finished" and run.summary().get("train/steps", 0) >= max_steps:
         raise UserError(f"{run.path} is finished at step {max_steps}: raise trainer.max_steps to go on")
-    resumed_step = saved_step(run)
+    checkpoint, resumed_step = newest_checkpoint(run)
     facts = data.facts() if first_process() else {}  # they may hash a large file
     loggers = build.loggers(config, run, resumed_step, facts)
     callbacks = build.callbacks(config, run, data)
@@ -115,14 +117,19 @@ def train_run(run: Run) -> None:
     accumulate = data.micro_batches(ranks)
     trainer = build.trainer(config, run, max_steps, accumulate, logger=loggers, callbacks=callbacks)
     language_model = build.language_model(config, max_steps)
+    if checkpoint is not None:
+        check_model(checkpoint, language_model)
     if trainer.is_global_zero:
+        remove_drafts(run.checkpoints)
         append_provenance(run.provenance_file)
         introduce(run, config, facts, language_model, trainer, resumed_step)
     started = time.monotonic()
-    trainer.fit(language_model, datamodule=data, ckpt_path=run.last_checkpoint, weights_only=True)
+    trainer.fit(language_model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     figures = training_figures(trainer, time.monotonic() - started)
-    trainer.test(language_model, datamodule=data, ckpt_path=run.checkpoint("best"), weights_only=True, verbose=False)
+    best = usable_for(run.checkpoint("best"))
+    trainer.test(language_model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if trainer.is_global_zero:
+        figures |= best_figures(trainer)
         conclude(run, data, language_model, trainer, figures)
 
 
@@ -137,8 +144,10 @@ def evaluate_run(run: Run, config: Config, checkpoint: Path, split: str) -> None
     """
     quiet_libraries()
     check_machine(config)
+    checkpoint = usable_for(checkpoint)
     data = prepared_data(config)
     language_model = build.language_model(config, max_steps=1)
+    check_model(checkpoint, language_model)
     callbacks = [build.Progress(leave=True)] if config.trainer.progress else []
     trainer = build.trainer(config, run, 1, 1, logger=False, callbacks=callbacks, enable_checkpointing=False)
     score = trainer.test if split == "test" else trainer.validate
@@ -164,11 +173,17 @@ def prepared_data(config: Config) -> ByteDataModule:
     return data
 
 
-def saved_step(run: Run) -> int:
-    """Optimizer step of the last checkpoint; 0 where there is none."""
-    if run.last_checkpoint is None:
-        return 0
-    return int(torch.load(run.last_checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+def newest_checkpoint(run: Run) -> tuple[Path | None, int]:
+    """Find the newest whole checkpoint and its optimizer step; None and 0 before the first one.
+
+    Raises:
+        UserError: there are checkpoints, and all are damaged.
+    """
+    candidates = all_rows(run.checkpoints)
+    if not candidates:
+        return None, 0
+    newest = usable(candidates)
+    return newest, inspect(newest)
 
 
 def introduce(
@@ -205,10 +220,15 @@ def training_figures(trainer: Trainer, seconds: float) -> dict[str, Any]:
     return {
         "train/seconds": round(seconds, 1),
         "train/steps": trainer.global_step,
+        "train/checkpoint_seconds": round(checkpoints.seconds, 3),
         **{name: round(value, 4) for name, value in figures.whole().items()},
-        "val/best_step": checkpoints.best_step,
-        "val/bits_per_byte": checkpoints.best,
     }
+
+
+def best_figures(trainer: Trainer) -> dict[str, Any]:
+    """Say which model was tested; after testing, which takes the callbacks to where its checkpoint was."""
+    checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+    return {"val/best_step": checkpoints.best_step, "val/bits_per_byte": checkpoints.best}
 
 
 def conclude(run: Run, data: ByteDataModule, model: LanguageModel, trainer: Trainer, figures: dict[str, Any]) -> None:

@@ -32,6 +32,15 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def versions() -> dict[str, str | None]:
+    """Collect what a checkpoint says of its making: versions of Python and the packages, and the git commit."""
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "git_commit": _git("rev-parse", "HEAD"),
+    }
+
+
 def append_provenance(file: Path) -> None:
     """Add this process to a JSON Lines file: a run that was resumed lists every process that worked on it."""
     with file.open("a") as out:

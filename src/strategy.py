@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from src.checkpoint.file import read
 from src.models.language_model import LanguageModel
 
 COMPRESSION = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -77,7 +78,7 @@ class FullyShard(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
         """Give each rank its shares of a whole checkpoint, whichever strategy wrote it."""
         path = Path(self.broadcast(checkpoint_path))
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
+        checkpoint = read(path)
         assert self.model is not None and self.lightning_module is not None
         options = StateDictOptions(full_state_dict=True, strict=self.lightning_module.strict_loading)
         set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=options)

@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM: finish the step, save, say how to go on."""
+"""Ctrl-C and SIGTERM: finish the step, save, say how to go on. SIGUSR2: save, and go on training."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -24,13 +25,19 @@ class StopSignal(Callback):
 
     A second one ends the process at once, as it would have without this callback. Of several ranks each may hear the
     signal in another step; they agree after every batch, so that all stop after the same one. The agreement goes from
-    processor to processor and does not wait for a GPU.
+    processor to processor and does not wait for a GPU. Other callbacks put ``questions`` of their own to all ranks.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SAVE = signal.SIGUSR2
 
     def __init__(self) -> None:
         self.requested: int | None = None
+        self.save_asked = False
+        """Whether SIGUSR2 asked this process for a checkpoint; who takes it sets this back."""
+        self.questions: dict[str, Callable[[Trainer], bool]] = {}
+        """Asked on every rank after every batch; ``answers`` says under the same name whether any rank said yes."""
+        self.answers: dict[str, bool] = {}
         self._heard: int | None = None
         self._before: dict[int, Any] = {}
         self._group: Any = None
@@ -39,6 +46,7 @@ class StopSignal(Callback):
         """Take the signals over, after Lightning has set its own handlers."""
         for signum in self.SIGNALS:
             self._before[signum] = signal.signal(signum, self._request)
+        self._before[self.SAVE] = signal.signal(self.SAVE, self._ask_to_save)
         if trainer.world_size > 1:
             self._group = dist.new_group(backend="gloo")
             # Lightning would read a flag from the GPU at every batch, to the same end
@@ -47,12 +55,13 @@ class StopSignal(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Agree with the other ranks whether to stop."""
-        self._agree()
+        """Agree with the other ranks whether to stop, and on the questions."""
+        asked = [bool(question(trainer)) for question in self.questions.values()]
+        self.answers = dict(zip(self.questions, map(bool, self._agree(asked)), strict=True))
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Agree with the other ranks; all have the same number of batches."""
-        self._agree()
+        self._agree([])
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""
@@ -60,12 +69,17 @@ class StopSignal(Callback):
         while self._before:
             signal.signal(*self._before.popitem())
 
-    def _agree(self) -> None:
+    def _agree(self, asked: list[bool]) -> list[bool]:
         if self._group is None:
-            return
-        heard = torch.tensor(self._heard or 0)
-        dist.all_reduce(heard, dist.ReduceOp.MAX, group=self._group)
-        self.requested = int(heard) or None
+            return asked
+        votes = torch.tensor([self._heard or 0, *asked])
+        dist.all_reduce(votes, dist.ReduceOp.MAX, group=self._group)
+        heard, *answers = votes.tolist()
+        self.requested = heard or None
+        return answers
+
+    def _ask_to_save(self, signum: int, frame: FrameType | None) -> None:
+        self.save_asked = True
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
         if self._heard is not None:

@@ -1,7 +1,7 @@
 """The seal of a checkpoint: its step and SHA-256, as the comment of the zip archive that ``torch.save`` writes.
 
-A zip archive ends with a comment of any text. The seal travels with the file wherever it is copied, every zip reader and
-``torch.load`` skip it, and ``unzip -z FILE`` shows it. The sum is that of the archive as it was before the comment.
+A zip archive ends with a comment of any text. The seal travels with the file wherever it is copied, every zip reader
+and ``torch.load`` skip it, and ``unzip -z FILE`` shows it. The sum is that of the archive as it was before the comment.
 """
 
 from __future__ import annotations
