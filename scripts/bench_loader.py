@@ -24,7 +24,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from src import build
 from src.cli import CONF, typed
-from src.config import Config, check
+from src.config import Config
+from src.config_check import check
 from src.data.base import ByteDataModule
 
 MADE = 100_000_000  # bytes of the file that is made, as enwik8 has

@@ -21,7 +21,8 @@ import torch
 
 from scripts.bench_loader import composed
 from src import build
-from src.config import Config, check
+from src.config import Config
+from src.config_check import check
 from src.models.language_model import Batch, LanguageModel
 from src.peak import peak_tflops
 

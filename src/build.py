@@ -32,7 +32,8 @@ from src.callbacks.progress import Progress
 from src.callbacks.samples import PictureSamples, TextSamples
 from src.callbacks.stop_signal import StopSignal
 from src.checkpoint.file import SealedCheckpointIO
-from src.config import Config, attention_pattern
+from src.config import Config
+from src.config_check import attention_pattern
 from src.data.base import ByteDataModule
 from src.models.flops import TrainingFlops, training_flops
 from src.models.language_model import LanguageModel

@@ -7,7 +7,9 @@ from typing import cast
 from omegaconf import DictConfig
 
 from src.cli import command, overridden_keys, typed
-from src.config import EvalConfig, check, restore
+from src.config import EvalConfig
+from src.config_check import check
+from src.config_restore import restore
 from src.run import Run
 
 

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from src.atomic import written_whole
 from src.config import Config
+from src.config_restore import read_config
 from src.errors import UserError
 
 
@@ -107,13 +106,9 @@ class Run:
         """Read the configuration.
 
         Raises:
-            UserError: config.yaml is damaged or of another version's schema.
+            UserError: config.yaml is damaged or holds keys that this version does not know.
         """
-        try:
-            merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(self.config_file))
-            return OmegaConf.to_object(merged)  # type: ignore[return-value]
-        except (OmegaConfBaseException, YAMLError, ValueError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.config_file} cannot be read: {str(error).splitlines()[0]}") from error
+        return read_config(self.config_file)
 
     def write_config(self, config: Config) -> None:
         """Write the configuration, atomically."""

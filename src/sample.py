@@ -8,7 +8,9 @@ from typing import cast
 from omegaconf import DictConfig
 
 from src.cli import command, overridden_keys, typed
-from src.config import Config, SampleConfig, check, check_sample, restore
+from src.config import Config, SampleConfig
+from src.config_check import check, check_sample
+from src.config_restore import restore
 from src.errors import UserError
 from src.run import Run
 

@@ -16,7 +16,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.cli import command, overridden_keys, typed
-from src.config import Config, check, restore
+from src.config import Config
+from src.config_check import check
+from src.config_restore import restore
 from src.errors import UserError
 from src.machine import check_machine
 from src.ranks import place

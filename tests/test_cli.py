@@ -11,7 +11,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from src.cli import CONF, command, composition_sentence, typed
-from src.config import Config, check, schema_leaves
+from src.config import Config, schema_leaves
+from src.config_check import check
 from src.errors import UserError
 from tests.runs import environment
 

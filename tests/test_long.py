@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src import build
-from src.config import check
+from src.config_check import check
 from tests.runs import command, corpus, only_run, summary
 from tests.test_precision import composed
 

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, Trainer
 
 from src.attention import Pattern
 from src.cli import typed
-from src.config import check
+from src.config_check import check
 from src.data.bytes_file import BytesFile
 from src.errors import UserError
 from src.models.language_model import LanguageModel

@@ -1,6 +1,7 @@
 """Run directories: made once, found again, written whole."""
 
 import pytest
+from omegaconf import OmegaConf
 
 from src.errors import UserError
 from src.run import Run, write_atomically
@@ -28,12 +29,25 @@ def test_what_is_no_run_is_refused(tmp_path):
         Run.find(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["model: [", "model: {depth: many}", "modle: {}", "\x00"])
+@pytest.mark.parametrize(
+    "content", ["model: [", "model: {depth: many}", "model: 3", "attention: {}", "modle: {}", "- 1", "\x00"]
+)
 def test_damaged_configuration_is_named(tmp_path, content):
     run = Run.create(config(tmp_path))
     run.config_file.write_text(content)
     with pytest.raises(UserError, match=r"config\.yaml cannot be read"):
         run.config()
+
+
+def test_a_run_of_an_older_version_gets_the_keys_it_lacks(tmp_path):
+    run = Run.create(config(tmp_path))
+    content = OmegaConf.load(run.config_file)
+    del content.trainer["keep"], content.trainer["checkpoint_minutes"], content.model["cuda_graph"], content["debug"]
+    content.trainer.clip = 0.5
+    OmegaConf.save(content, run.config_file)
+    read = run.config()
+    assert (read.trainer.keep, read.trainer.checkpoint_minutes, read.model.cuda_graph) == (2, 5, True)
+    assert (read.trainer.clip, read.debug.trace_after, read.debug.trace_steps) == (0.5, None, 3)
 
 
 def test_missing_checkpoint_says_how_to_make_it(tmp_path):
