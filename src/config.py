@@ -156,12 +156,20 @@ class Config:
 
 
 @dataclass(kw_only=True)
+class ScoreConfig:
+    """How ``src.eval`` cuts a text into windows: least bytes of context, one number or several."""
+
+    min_context: Any
+
+
+@dataclass(kw_only=True)
 class EvalConfig(Config):
     """What ``src.eval`` adds: which run, which checkpoint, which part of its data."""
 
     run: str
     checkpoint: str = _one_of("best", "last")
     split: str = _one_of("validation", "test")
+    eval: ScoreConfig
 
 
 @dataclass(kw_only=True)
