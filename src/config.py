@@ -123,6 +123,7 @@ class LoggerConfig:
     entity: str | None
     group: str | None
     tags: list[str]
+    columns: dict[str, str]
     sample_bytes: int = _at_least(0)
     sample_pictures: int = _at_least(0)
     sample_seconds: float | None = _at_least(0)

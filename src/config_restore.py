@@ -37,6 +37,7 @@ CHANGEABLE = (
     "logger.entity",
     "logger.group",
     "logger.tags",
+    "logger.columns",
     "logger.sample_bytes",
     "logger.sample_pictures",
     "logger.sample_seconds",

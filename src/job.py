@@ -49,9 +49,9 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         say_error(error)
         return 2
+    end_with_supervisor()
     if (code := started_ranks(run)) is not None:
         return code
-    end_with_supervisor()
     code = 1
     try:
         set_up_logging(run.path / "train.log")

@@ -22,6 +22,7 @@ from src.errors import UserError
 GRACE = 5.0  # seconds from asking a rank to end to killing it
 STOP_GRACE = 120.0  # seconds that ranks may take to save and end after a stop signal
 LAUNCHED = "SPARSE_TRANSFORMER_RANKS"  # in the environment of ranks that ``supervise`` started
+PARENT = "SPARSE_TRANSFORMER_SWEEP"  # in the environment of jobs that a sweep started
 TOLD = 2  # exit code of a mistake that the user has been told
 STOPPED = 128  # exit codes from here on: ended by a signal, or after one
 
@@ -88,8 +89,8 @@ def check_ranks(devices: int, num_nodes: int, here: Place | None = None) -> None
 
 
 def end_with_supervisor() -> None:
-    """In a rank that ``supervise`` started: end when it is killed, so that no rank is left behind (Linux alone)."""
-    supervisor = os.environ.get(LAUNCHED)
+    """In a rank that ``supervise`` started, or a job of a sweep: end when that is killed (Linux alone)."""
+    supervisor = os.environ.get(LAUNCHED) or os.environ.get(PARENT)
     if supervisor is None or sys.platform != "linux":
         return
     import ctypes
