@@ -133,6 +133,23 @@ def planned(jobs: Sequence[tuple[dict[str, str], Config]], command: list[str], n
     return sweep
 
 
+def empty_sweep(config: Config, space: dict[str, str], command: list[str], name: str | None) -> Sweep:
+    """Lay out a search, whose jobs come one by one; the same search finds the same folder.
+
+    Args:
+        config: what all its jobs share.
+        space: the keys that vary, and what they may be.
+        command: the command line.
+        name: of the sweep; None for one that is made of the rest.
+    """
+    digest = hashlib.sha256(json.dumps([fingerprint(config), space], sort_keys=True).encode()).hexdigest()[:SAME_FOLDER]
+    folder = Path(config.paths.output_dir) / "sweeps" / (name or f"{config.data.name}_search_{digest}")
+    sweep = Sweep(folder, command, list(space), [], started=now())
+    if sweep.file.is_file():
+        sweep.started = json.loads(sweep.file.read_text())["started"]
+    return sweep
+
+
 def fingerprint(config: Config) -> str:
     """Tell a run by what it computes: the configuration without what a run may change, and without where it is kept."""
     content = OmegaConf.to_container(OmegaConf.structured(config))

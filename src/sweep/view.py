@@ -43,9 +43,9 @@ class View:
     @contextlib.contextmanager
     def shown(self, sweep: Sweep) -> Iterator[None]:
         """Show the sweep for the time of the context, and its end."""
-        finished = sum(job.state == "finished" for job in sweep.jobs)
-        waiting = f"{len(sweep.jobs) - finished} of {len(sweep.jobs)} jobs to run, {sweep.slots} at a time"
-        self.console.print(f"sweep {sweep.folder}: {waiting}", soft_wrap=True)
+        to_run = sum(job.state != "finished" for job in sweep.jobs)
+        jobs = f"{to_run} of {len(sweep.jobs)} jobs to run, " if sweep.jobs else ""
+        self.console.print(f"sweep {sweep.folder}: {jobs}{sweep.slots} at a time", soft_wrap=True)
         if self.console.is_terminal:
             with Live(self.table(sweep), console=self.console, auto_refresh=False) as self._live:
                 yield
