@@ -7,6 +7,7 @@ that the key holds, so everything coloured is something that the network has rea
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -139,7 +140,7 @@ def _glowing(picture: Bytes, weight: Floats, query: int) -> npt.NDArray[np.float
     known = (np.arange(weight.size) * 3 < query).reshape(weight.shape)[..., None]
     base = np.where(known, 0.06 + 0.5 * grey, 0.80 + 0.16 * grey)
     alpha = _alpha(weight, float(weight.max(initial=0)))[..., None]
-    return base * (1 - alpha) + alpha * np.array(to_rgb(GLOW))
+    return _blend(base, alpha)
 
 
 def _alpha(weight: Floats, largest: float) -> Floats:
@@ -147,11 +148,15 @@ def _alpha(weight: Floats, largest: float) -> Floats:
     return np.sqrt(weight / largest) if largest > 0 else np.zeros_like(weight)
 
 
+def _blend(base: Any, alpha: Floats) -> npt.NDArray[np.float64]:
+    """Lay the glow over a colour; rounding must not leave the range of colours."""
+    return np.clip(base * (1 - alpha) + alpha * np.array(to_rgb(GLOW)), 0, 1)
+
+
 def _shade(panel: Axes, weight: Floats, largest: float) -> None:
     alpha = _alpha(weight, largest)[..., None]
     lines, columns = weight.shape
-    colours = (1 - alpha) + alpha * np.array(to_rgb(GLOW))
-    panel.imshow(colours, interpolation="nearest", extent=(0, columns, lines * CELL, 0), aspect="equal")
+    panel.imshow(_blend(1, alpha), interpolation="nearest", extent=(0, columns, lines * CELL, 0), aspect="equal")
 
 
 def _strip(panel: Axes, weight: Floats, start: int, lines: int) -> None:
@@ -160,8 +165,7 @@ def _strip(panel: Axes, weight: Floats, start: int, lines: int) -> None:
     parts = np.array([[weight[a:b].max() for a, b in itertools.pairwise(edges)]], dtype=np.float32)
     top, bottom = lines * CELL + 0.5, lines * CELL + 2.5
     alpha = _alpha(parts, float(parts.max()))[..., None]
-    colours = (1 - alpha) * 0.93 + alpha * np.array(to_rgb(GLOW))
-    panel.imshow(colours, interpolation="nearest", extent=(0, COLUMNS, bottom, top), aspect="equal")
+    panel.imshow(_blend(0.93, alpha), interpolation="nearest", extent=(0, COLUMNS, bottom, top), aspect="equal")
     at = start / len(weight) * COLUMNS
     panel.plot([at, at, COLUMNS], [bottom, bottom + 0.3, bottom + 0.3], color=FAINT, linewidth=1, clip_on=False)
     panel.set_xlim(0, COLUMNS)
