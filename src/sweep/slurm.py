@@ -32,7 +32,7 @@ from src.sweep.view import View
 ASK = 5.0  # seconds between two questions to squeue
 SAVE = 100.0  # seconds that a job has to save; SLURM's warning comes some more before the end
 TIMES = 10**6  # that a job may meet its time limit
-TICKET = "slurm.json"  # in a run directory: the number of its SLURM job, and the exit code when it has ended
+TICKET = "slurm.json"  # in a run directory: the number of its SLURM job, its time, its exit code
 ALIVE = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED"}
 
 
@@ -66,10 +66,11 @@ class JobProcess:
         self.run = run
         self.console = console
         self.process: subprocess.Popen[bytes] | None = None
+        self.began = 0.0
 
     def __call__(self) -> int:
         """Run the job to its end; the exit code."""
-        run = Path(self.run)
+        run, self.began = Path(self.run), time.monotonic()
         with Path(self.console).open("ab") as console:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "src.job", self.run], stdout=console, stderr=subprocess.STDOUT
@@ -77,10 +78,16 @@ class JobProcess:
             while (code := self.process.poll()) is None:
                 time.sleep(0.2)
         code = code if code >= 0 else STOPPED - code
+        self.count_time()
         if code == STOPPED + signal.SIGTERM:  # SLURM is taking the machine back, and kills us next
             time.sleep(SAVE)
         write_ticket(run, {"exit_code": code})
         return code
+
+    def count_time(self) -> None:
+        """Add the time of this start to that of the job."""
+        seconds = json.loads((Path(self.run) / TICKET).read_text()).get("seconds", 0)
+        write_ticket(Path(self.run), {"seconds": round(seconds + time.monotonic() - self.began, 1)})
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Let the job save and end; submitit then queues what this gives back."""
@@ -90,6 +97,7 @@ class JobProcess:
             # not Popen.wait: submitit calls this from a signal handler, which may have interrupted that very method
             while time.monotonic() < deadline and not ended(self.process.pid):
                 time.sleep(0.2)
+        self.count_time()
         return submitit.helpers.DelayedSubmission(JobProcess(self.run, self.console))
 
 
@@ -175,8 +183,8 @@ class SlurmRunner:
         if state is not None:
             job.state = "running" if state in ("RUNNING", "COMPLETING") else "waiting"
             return
-        job.exit_code = ticket(self.sweep, job).get("exit_code")
-        job.ended = now()
+        told = ticket(self.sweep, job)
+        job.exit_code, job.seconds, job.ended = told.get("exit_code"), told.get("seconds", 0.0), now()
         if run.summary().get("status") == "finished" and job.exit_code == 0:
             job.state = "finished"
         elif job.exit_code is None:
