@@ -121,12 +121,15 @@ def data_module(config: Config) -> ByteDataModule:
     return Quickstart(data_dir, **portions)
 
 
-def loggers(config: Config, run: Run, after_step: int, facts: dict[str, Any]) -> list[Logger]:
-    """Build the loggers; wandb goes offline by itself where nobody is logged in, and never asks."""
+def loggers(config: Config, run: Run, after_step: int, rows: int | None, facts: dict[str, Any]) -> list[Logger]:
+    """Build the loggers; wandb goes offline by itself where nobody is logged in, and never asks.
+
+    ``after_step`` and ``rows`` of metrics.csv are those of the checkpoint that the run goes on from.
+    """
     kind = config.logger.kind
     if kind == "none":
         return []
-    built: list[Logger] = [MetricsCsv(run.path / "metrics.csv", after_step)]
+    built: list[Logger] = [MetricsCsv(run.path / "metrics.csv", after_step, rows)]
     if kind == "wandb" and first_process():
         built.append(wandb_logger(config, run, facts))
     return built

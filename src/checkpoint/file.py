@@ -18,6 +18,7 @@ from src.checkpoint.shelf import row, step_aside, tidy
 from src.errors import UserError
 
 SHOWN = 4  # differing keys that a message names
+METRICS_ROWS = "metrics_rows"  # in a checkpoint: rows that metrics.csv had when it was taken
 log = logging.getLogger(__name__)
 
 
@@ -67,6 +68,11 @@ def read(path: Path) -> dict[str, Any]:
         return _loaded(path, mmap=False)
     except Damaged as error:
         raise UserError(f"{path} cannot be read as a checkpoint: {error}") from error
+
+
+def entry(path: Path, name: str) -> Any:
+    """Give one entry of a whole checkpoint, such as its ``config``, without reading its tensors; None if not there."""
+    return _loaded(path, mmap=True).get(name)
 
 
 def usable(candidates: Sequence[Path]) -> Path:
