@@ -52,10 +52,13 @@ def inspect(path: Path) -> int:
         Damaged: it is not; the message says why.
     """
     try:
-        check_seal(path)
+        seal = check_seal(path)
     except OSError as error:
         raise Damaged(f"it cannot be read: {error.strerror}") from error
-    return int(_loaded(path, mmap=True).get("global_step", 0))
+    step = int(_loaded(path, mmap=True).get("global_step", 0))
+    if seal is not None and seal.step != step:
+        raise Damaged(f"its seal says step {seal.step} and its content step {step}")
+    return step
 
 
 def read(path: Path) -> dict[str, Any]:
