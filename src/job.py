@@ -28,6 +28,7 @@ from src.config import Config
 from src.data.base import ByteDataModule
 from src.errors import UserError
 from src.machine import check_machine
+from src.memory import said_if_out_of_memory
 from src.models.block import resolve_block_backend
 from src.models.language_model import LanguageModel
 from src.provenance import append_provenance
@@ -125,7 +126,8 @@ def train_run(run: Run) -> None:
         append_provenance(run.provenance_file)
         introduce(run, config, facts, language_model, trainer, resumed_step)
     started = time.monotonic()
-    trainer.fit(language_model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    with said_if_out_of_memory(config, run.path):
+        trainer.fit(language_model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     figures = training_figures(trainer, time.monotonic() - started)
     best = usable_for(run.checkpoint("best"))
     trainer.test(language_model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)

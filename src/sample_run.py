@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from src import build
 from src.atomic import written_whole
+from src.checkpoint.file import check_model, read, usable_for
 from src.config import Config, SampleConfig
 from src.errors import UserError
 from src.job import finish_wandb, prepared_data, quiet_libraries
@@ -80,17 +80,10 @@ def restored(config: Config, checkpoint: Path) -> SparseTransformer:
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=gpu needs a CUDA GPU and this machine has none: take cpu or auto")
     model = build.network(config)
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, OSError, ValueError) as error:
-        raise UserError(
-            f"{checkpoint} cannot be read as a checkpoint: the file is damaged or something else"
-        ) from error
-    weights = {name.removeprefix("model."): x for name, x in state.items() if name.startswith("model.")}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"{checkpoint} is of another model than the config.yaml of its run describes") from error
+    checkpoint = usable_for(checkpoint)
+    check_model(checkpoint, model, prefix="model.")
+    state = read(checkpoint)["state_dict"]
+    model.load_state_dict({name.removeprefix("model."): weight for name, weight in state.items()})
     return model.to("cuda" if build.on_gpu(config) else "cpu").eval()
 
 

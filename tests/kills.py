@@ -1,6 +1,6 @@
 """Kills of real training processes at seeded random moments, and what must be true after the run went on.
 
-    python -m pytest -s tests/test_kills.py
+python -m pytest -s tests/test_kills.py
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def twenty() -> list[Kill]:
         kill("SIGKILL"),
         kill("SIGKILL"),
         kill("SIGKILL", changes=workers),
-        kill("SIGKILL", changes=("logger=wandb",)),
+        kill("SIGKILL", changes=("logger.kind=wandb",)),
         kill("SIGKILL", after=0),
         kill("SIGKILL", after=STEPS),
         kill("SIGKILL", "draft", changes=workers),
@@ -115,6 +115,17 @@ def wait_for(condition: Callable[[], Any], what: str, process: subprocess.Popen[
             return None
         time.sleep(0.001)
     raise AssertionError(f"waited {ENOUGH} s in vain for {what}")
+
+
+def ended(process: subprocess.Popen[str], mark: str) -> int:
+    """Wait for the end of a process and of all that it started; give its exit code."""
+    try:
+        code = process.wait(ENOUGH)
+        wait_for(lambda: not family(mark), "the end of all processes")
+        return code
+    finally:
+        for pid in family(mark):
+            os.kill(pid, signal.SIGKILL)
 
 
 def logged_step(run: Path) -> int:
@@ -190,7 +201,7 @@ def struck(kill: Kill, folder: Path, *arguments: str) -> Fate:
         place = folder / f"try{attempt}"
         place.mkdir()
         process, mark = train(place, *arguments, *kill.changes, pause=0.0 if kill.moment == "any" else 0.3)
-        run = wait_for(lambda at=place: next(at.glob("runs/*/config.yaml"), None), "the run directory", process).parent  # noqa: B008
+        run = wait_for(lambda at=place: next(at.glob("runs/*/config.yaml"), None), "the run directory", process).parent
         wait_for(lambda at=run: logged_step(at) >= kill.after, "the step", process)
         time.sleep(kill.delay)
         wait_for(lambda at=run: MOMENTS[kill.moment](at), "the moment", process)
@@ -198,8 +209,7 @@ def struck(kill: Kill, folder: Path, *arguments: str) -> Fate:
         late = process.poll() is not None
         if not late:
             STRIKES[kill.what](process)
-        code = process.wait(ENOUGH)
-        wait_for(lambda name=mark: not family(name), "the end of all processes")
+        code = ended(process, mark)
         if not late and code != 0:
             return Fate(run, code, step)
     raise AssertionError(f"{kill} came too late {TRIES} times")
@@ -209,10 +219,9 @@ def gone_on(run: Path, *changes: str) -> int:
     """Go on with a run to its end, and give the step it went on from; nothing lives on."""
     before = (run / "train.log").read_text() if (run / "train.log").is_file() else ""
     process, mark = train(run.parents[1], f"resume={run}", *changes)
-    code = process.wait(2 * ENOUGH)
+    code = ended(process, mark)
     said = (run / "train.log").read_text().removeprefix(before)
     assert code == 0, said
-    wait_for(lambda: not family(mark), "the end of all processes")
     lines = [line for line in said.splitlines() if "going on from step" in line]
     return int(lines[-1].rpartition(" ")[2].replace(",", "")) if lines else 0
 

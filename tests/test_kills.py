@@ -1,15 +1,13 @@
 """A run that was killed at any moment and resumed ends as the unbroken one, to the last bit.
 
-    python -m pytest tests/test_kills.py        20 kills and two of several devices; prints the table of docs/reliability.md
+python -m pytest tests/test_kills.py        20 kills and two of several devices; prints the table of docs/reliability.md
 """
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
 
-from tests.kills import DISTURBED, MARK, Kill, assert_as_unbroken, family, gone_on, logged_step, struck, train, twenty, wait_for
+from tests.kills import DISTURBED, assert_as_unbroken, gone_on, struck, train, twenty
 from tests.runs import TINY, corpus, only_run
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
@@ -22,7 +20,11 @@ def table(request):
     """Rows of what was done, printed at the end."""
     rows: list[tuple[str, ...]] = []
     yield rows
-    lines = ["", "| kill | exit code | last step before | resumed from | bits equal |", "| --- | ---: | ---: | ---: | --- |"]
+    lines = [
+        "",
+        "| kill | exit code | last step before | resumed from | bits equal |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print("\n".join(lines))
@@ -46,7 +48,7 @@ def unbroken(tmp_path_factory) -> Path:
 def test_killed_and_resumed_ends_as_the_unbroken_run(kill, unbroken, table, tmp_path):
     fate = struck(kill, tmp_path, *TINY, *DISTURBED, f"data.path={corpus(tmp_path)}")
     assert fate.code == CODES.get(kill.what, fate.code)
-    wandb_id = (fate.run / "wandb_id").read_text() if "logger=wandb" in kill.changes else None
+    wandb_id = (fate.run / "wandb_id").read_text() if "logger.kind=wandb" in kill.changes else None
     resumed_from = gone_on(fate.run)
     assert_as_unbroken(fate.run, unbroken)
     if wandb_id is not None:

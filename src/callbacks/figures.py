@@ -155,6 +155,7 @@ class Figures(Callback):
 
     def _log_training(self, trainer: Trainer, step: int) -> None:
         assert isinstance(trainer.lightning_module, LanguageModel)
+        guard = trainer.lightning_module.guard
         bits = float(trainer.strategy.reduce(trainer.lightning_module.step_bits_per_byte(), reduce_op="mean"))
         self._settle(trainer)
         self._mark = time.perf_counter()
@@ -166,6 +167,8 @@ class Figures(Callback):
             "train/bits_per_byte": bits,
             "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "train/bytes_seen": float(step * self.step_bytes),
+            "train/gradient_norm": float("nan") if guard.norm is None else float(guard.norm),
+            "train/skipped_steps": 0.0 if guard.counts is None else float(guard.counts[guard.SKIPPED]),
             "train/data_wait": min(1.0, (self.loader.waited - waited) / spent),
             **self._speed((self.steps - steps) / spent),
             **_device_figures(trainer),
@@ -199,5 +202,4 @@ def _device_figures(trainer: Trainer) -> dict[str, float]:
         figures["train/peak_memory_gib"] = float(trainer.strategy.reduce(peak, reduce_op="max"))
     if isinstance(scaling := trainer.precision_plugin, LossScaling):
         figures["train/loss_scale"] = scaling.loss_scale()
-        figures["train/skipped_steps"] = float(scaling.skipped or 0)
     return figures

@@ -23,6 +23,7 @@ from src.data.sampler import (
     TrainOrder,
     micro_batch_size,
 )
+from src.data.waiting import Waits, WatchedLoader
 from src.errors import UserError
 
 Fact = str | int | bool
@@ -119,6 +120,8 @@ class ByteDataModule(LightningDataModule):
         self.micro_batch = micro_batch
         self.eval_batch_size = eval_batch_size
         self.workers = workers
+        self.waits = Waits()
+        """What this process waits for while it waits for a batch."""
         self._splits: Splits | None = None
 
     @abstractmethod
@@ -207,27 +210,31 @@ class ByteDataModule(LightningDataModule):
             stop_step=stop,
         )
         order = TrainOrder(self.train_sequences, self.seed)
-        return self._loader(_TrainDataset(self.splits.train, order), sampler)
+        return self._loader("training", _TrainDataset(self.splits.train, order), sampler)
 
     def val_dataloader(self) -> DataLoader[Bytes]:
         """Load this device's share of the whole validation split."""
-        return self._eval_loader(self.splits.val)
+        return self._eval_loader("validation", self.splits.val)
 
     def test_dataloader(self) -> DataLoader[Bytes]:
         """Load this device's share of the whole test split."""
-        return self._eval_loader(self.splits.test)
+        return self._eval_loader("test", self.splits.test)
 
-    def _eval_loader(self, items: EvalItems) -> DataLoader[Bytes]:
+    def _eval_loader(self, name: str, items: EvalItems) -> DataLoader[Bytes]:
         rank, world = self._place()
         size = self.eval_batch_size or micro_batch_size(self.batch_size, world, self.micro_batch)
-        return self._loader(_EvalDataset(items), EvalBatchSampler(len(items), size, rank, world))
+        return self._loader(name, _EvalDataset(items), EvalBatchSampler(len(items), size, rank, world))
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _loader(self, dataset: Dataset[Bytes], sampler: TrainBatchSampler | EvalBatchSampler) -> DataLoader[Bytes]:
+    def _loader(
+        self, name: str, dataset: Dataset[Bytes], sampler: TrainBatchSampler | EvalBatchSampler
+    ) -> DataLoader[Bytes]:
         cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return _StepLoader(
+        return WatchedLoader(
+            name,
+            self.waits,
             dataset,
             batch_sampler=sampler,
             num_workers=self.workers,
@@ -293,16 +300,6 @@ class _EvalDataset(Dataset[Bytes]):
             one = self.items.batch(np.zeros(1, dtype=np.int64))
             return Bytes(torch.zeros_like(one.x), torch.zeros_like(one.length))
         return self.items.batch(np.array(indices, dtype=np.int64))
-
-
-class _StepLoader(DataLoader[Bytes]):
-    """A loader that resumes by its step, so it keeps no state; saying so spares Lightning its warning."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
 
 def _as_it_is(batch: Any) -> Any:

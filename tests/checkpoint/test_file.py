@@ -145,7 +145,9 @@ def test_all_damaged_is_one_sentence_that_names_them(tmp_path):
 
 
 def test_a_missing_file_says_so(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.ckpt cannot be read as a checkpoint: it cannot be read: No such file"):
+    with pytest.raises(
+        UserError, match=r"nowhere\.ckpt cannot be read as a checkpoint: it cannot be read: No such file"
+    ):
         usable_for(tmp_path / "nowhere.ckpt")
 
 
