@@ -20,7 +20,7 @@ def set_deterministic(on: bool) -> None:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = CUBLAS
     torch.use_deterministic_algorithms(on)
     # our kernels write all of what they return, and the tests poison it; filling it first would cost time
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = on
     torch.backends.cudnn.benchmark = False
 

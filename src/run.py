@@ -107,7 +107,7 @@ class Run:
         """Read the configuration; a damaged config.yaml is made anew from the newest whole checkpoint.
 
         Raises:
-            UserError: config.yaml is damaged and there is no checkpoint, or it holds keys that this version does not know.
+            UserError: config.yaml is damaged without a checkpoint, or holds keys that this version does not know.
         """
         try:
             return read_config(self.config_file)

@@ -157,6 +157,12 @@ def _loader_process(process: subprocess.Popen[str]) -> int:
     return next(pid for pid, line in lines.items() if b"src.job" in line)
 
 
+def _interrupt_twice(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+
+
 def _starve(process: subprocess.Popen[str]) -> None:
     """Let no more memory be given to the process."""
     resource.prlimit(process.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
@@ -166,11 +172,11 @@ STRIKES: dict[str, Callable[[subprocess.Popen[str]], None]] = {
     "SIGKILL": lambda process: process.kill(),
     "SIGTERM": lambda process: process.terminate(),
     "Ctrl-C": lambda process: process.send_signal(signal.SIGINT),
-    "Ctrl-C twice": lambda process: (process.send_signal(signal.SIGINT), time.sleep(0.05), process.send_signal(signal.SIGINT)),
+    "Ctrl-C twice": _interrupt_twice,
     "node loss": lambda process: os.killpg(process.pid, signal.SIGKILL),
     "a loader process killed": lambda process: os.kill(_loader_process(process), signal.SIGKILL),
     "out of memory": _starve,
-}  # fmt: skip
+}
 
 
 @dataclass

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
 
 from src.models.flops import TrainingFlops
+from src.models.guard import StepGuard
 from src.models.language_model import LanguageModel
 from src.precision import LossScaling
 
@@ -155,7 +156,6 @@ class Figures(Callback):
 
     def _log_training(self, trainer: Trainer, step: int) -> None:
         assert isinstance(trainer.lightning_module, LanguageModel)
-        guard = trainer.lightning_module.guard
         bits = float(trainer.strategy.reduce(trainer.lightning_module.step_bits_per_byte(), reduce_op="mean"))
         self._settle(trainer)
         self._mark = time.perf_counter()
@@ -167,8 +167,7 @@ class Figures(Callback):
             "train/bits_per_byte": bits,
             "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "train/bytes_seen": float(step * self.step_bytes),
-            "train/gradient_norm": float("nan") if guard.norm is None else float(guard.norm),
-            "train/skipped_steps": 0.0 if guard.counts is None else float(guard.counts[guard.SKIPPED]),
+            **_guard_figures(trainer.lightning_module.guard),
             "train/data_wait": min(1.0, (self.loader.waited - waited) / spent),
             **self._speed((self.steps - steps) / spent),
             **_device_figures(trainer),
@@ -191,6 +190,13 @@ class Figures(Callback):
     def _send(trainer: Trainer, figures: Mapping[str, float], step: int) -> None:
         for logger in trainer.loggers:
             logger.log_metrics(dict(figures), step=step)
+
+
+def _guard_figures(guard: StepGuard) -> dict[str, float]:
+    """Norm of the last step's gradients before clipping, and the steps that changed nothing, not being finite."""
+    if guard.norm is None or guard.counts is None:
+        return {}
+    return {"train/gradient_norm": float(guard.norm), "train/skipped_steps": float(guard.counts[guard.SKIPPED])}
 
 
 def _device_figures(trainer: Trainer) -> dict[str, float]:

@@ -69,7 +69,7 @@ class NonFinite(Callback):
         guard = self._guard
         if guard is None or guard.counts is None:
             return
-        row, longest, skipped = guard.counts.tolist()
+        _, longest, skipped = guard.counts.tolist()
         if longest > self._told:
             log.warning(
                 "step %d: %d optimizer steps so far had a loss or gradients that are not finite and changed nothing, "
@@ -93,7 +93,8 @@ class NonFinite(Callback):
     def _sentence(row: int, guard: StepGuard, file: Path) -> str:
         loss, norm = float(guard.first["loss"]), float(guard.first["norm"])
         return (
-            f"{row} optimizer steps in a row had a loss or gradients that are not finite and changed nothing, the first "
-            f"with loss {loss:.4g} and gradient norm {norm:.4g}; its batch is in {file}: try a lower "
-            "optimizer.learning_rate, more optimizer.warmup_steps or precision=fp32, or resume with watch.nonfinite=skip"
+            f"{row} optimizer steps in a row had a loss or gradients that are not finite and changed nothing, the "
+            f"first with loss {loss:.4g} and gradient norm {norm:.4g}; its batch is in {file}: try a lower "
+            "optimizer.learning_rate, more optimizer.warmup_steps or precision=fp32 in a new run, or resume this one "
+            "with watch.nonfinite=skip"
         )

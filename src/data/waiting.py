@@ -80,10 +80,10 @@ class WatchedLoader(DataLoader[Bytes]):
                 return
             yield batch
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         pass
 
 

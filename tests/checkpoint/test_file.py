@@ -145,9 +145,7 @@ def test_all_damaged_is_one_sentence_that_names_them(tmp_path):
 
 
 def test_a_missing_file_says_so(tmp_path):
-    with pytest.raises(
-        UserError, match=r"nowhere\.ckpt cannot be read as a checkpoint: it cannot be read: No such file"
-    ):
+    with pytest.raises(UserError, match=r"nowhere\.ckpt cannot be read as a checkpoint: .* No such file"):
         usable_for(tmp_path / "nowhere.ckpt")
 
 
@@ -200,7 +198,7 @@ def test_another_model_is_refused_by_the_names_of_its_weights(tmp_path):
     with pytest.raises(UserError) as refused:
         check_model(path, torch.nn.Sequential(torch.nn.Linear(4, 2, bias=False), torch.nn.Linear(3, 2)))
     assert "0.weight 2x4 is not in the file" in str(refused.value)
-    with pytest.raises(UserError, match="weight is 2x3 in the file and 2x5 in the model$"):
+    with pytest.raises(UserError, match=r"weight is 2x3 in the file and 2x5 in the model$"):
         check_model(path, torch.nn.Linear(5, 2))
 
 

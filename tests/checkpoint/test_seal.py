@@ -78,7 +78,7 @@ def test_a_file_without_a_seal_is_held_against_the_sums_of_its_parts(tmp_path):
     changed = bytearray(file.getvalue())
     changed[changed.index(torch.full((1000,), 7.0).numpy().tobytes()) + 100] ^= 1
     path.write_bytes(changed)
-    with pytest.raises(Damaged, match="its part .*/data/.* is not what was written"):
+    with pytest.raises(Damaged, match=r"its part .*/data/.* is not what was written"):
         inspect(path)
 
 

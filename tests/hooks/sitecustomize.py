@@ -5,6 +5,7 @@ It is found where ``tests/hooks`` is in PYTHONPATH. Production code knows nothin
 
 import os
 import time
+from pathlib import Path
 
 PAUSE = float(os.environ.get("TEST_PAUSE_WHILE_WRITING", "0"))
 fsync, link = os.fsync, os.link
@@ -12,8 +13,8 @@ fsync, link = os.fsync, os.link
 
 def _slow_fsync(descriptor):
     """Let a checkpoint's draft stand for a while before it is whole on the disk."""
-    name = os.readlink(f"/proc/self/fd/{descriptor}")
-    if "/checkpoints/." in name:
+    name = Path(f"/proc/self/fd/{descriptor}").readlink()
+    if name.parent.name == "checkpoints" and name.suffix == ".draft":
         time.sleep(PAUSE)
     fsync(descriptor)
 
