@@ -19,7 +19,9 @@ def new_run(folder: Path, *changes: str) -> Run:
     """A run directory with the tiny configuration and ``changes``."""
     folder.mkdir(exist_ok=True)
     places = (f"data.path={corpus(folder)}", f"paths.output_dir={folder / 'runs'}")
-    return Run.create(composed(*TINY, "logger.sample_bytes=0", "data.workers=0", "trainer.progress=false", *places, *changes))
+    return Run.create(
+        composed(*TINY, "logger.sample_bytes=0", "data.workers=0", "trainer.progress=false", *places, *changes)
+    )
 
 
 def train(run: Run, *extra: Callback) -> None:

@@ -38,8 +38,8 @@ class StalledData(Callback):
         self._thread: threading.Thread | None = None
         self._before: Any = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin to watch the loaders of the data module."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to watch the loaders of the data module, after Lightning has set its own signal handlers."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self._thread is not None or not isinstance(data, ByteDataModule) or not hasattr(signal, self.SIGNAL):
             return
@@ -48,6 +48,8 @@ class StalledData(Callback):
         self._end.clear()
         self._thread = threading.Thread(target=self._watch, name="stalled data", daemon=True)
         self._thread.start()
+
+    on_test_start = on_train_start
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Watch no longer."""

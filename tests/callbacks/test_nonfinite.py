@@ -43,7 +43,9 @@ def test_such_a_step_changes_neither_weights_nor_moments(tmp_path, what):
     assert all(x.isfinite().all() for x in content(run)["state_dict"].values())
     rows = curve(run.path)
     column = rows[0].index("train/skipped_steps")
-    assert [row[column] for row in rows[1:] if row[column]] == [f"{float(n)}" for n in (0, 0, 0, 1, 2, 2, 2, 2, 3, 3, 3, 3)]
+    assert [row[column] for row in rows[1:] if row[column]] == [
+        f"{float(n)}" for n in (0, 0, 0, 1, 2, 2, 2, 2, 3, 3, 3, 3)
+    ]
 
 
 def test_a_run_that_skipped_goes_on_to_the_last_bit(tmp_path):
@@ -99,7 +101,9 @@ def test_single_ones_do_not_end_a_run_but_are_said(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         train(run, Poison((2, 4, 6)))
     said = [message for message in caplog.messages if "not finite" in message]
-    assert said == ["step 3: 1 optimizer steps so far had a loss or gradients that are not finite and changed nothing, 1 of them in a row"]
+    assert said == [
+        "step 3: 1 optimizer steps so far had a loss or gradients that are not finite and changed nothing, 1 of them in a row"
+    ]
 
 
 def test_an_overflow_while_fp16_looks_for_its_scale_is_no_trouble(tmp_path):
