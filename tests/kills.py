@@ -32,6 +32,7 @@ DISTURBED = (
     "trainer.val_every=8",
     "trainer.checkpoint_every=3",
 )
+TWO_DEVICES = ("trainer.devices=2",)
 ENOUGH = 120  # seconds that anything may take on a slow machine
 TRIES = 5  # a kill that comes when the run is already over is tried again
 
@@ -91,6 +92,13 @@ def twenty() -> list[Kill]:
         kill("a loader process killed", changes=workers),
         kill("out of memory"),
     ]
+
+
+def of_two_devices() -> list[Kill]:
+    """Kills of a job that has a process for each of its devices."""
+    draw = random.Random(2027)
+    what = ("a rank killed", "SIGKILL", "SIGTERM")
+    return [Kill(name, draw.randrange(1, STEPS - 8), draw.random() * 0.03, changes=TWO_DEVICES) for name in what]
 
 
 def family(mark: str) -> list[int]:
@@ -163,6 +171,11 @@ def _interrupt_twice(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGINT)
 
 
+def _kill_second_rank(process: subprocess.Popen[str]) -> None:
+    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(ranks[1]), signal.SIGKILL)
+
+
 def _starve(process: subprocess.Popen[str]) -> None:
     """Let no more memory be given to the process."""
     resource.prlimit(process.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
@@ -176,6 +189,7 @@ STRIKES: dict[str, Callable[[subprocess.Popen[str]], None]] = {
     "node loss": lambda process: os.killpg(process.pid, signal.SIGKILL),
     "a loader process killed": lambda process: os.kill(_loader_process(process), signal.SIGKILL),
     "out of memory": _starve,
+    "a rank killed": _kill_second_rank,
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kills import DISTURBED, assert_as_unbroken, gone_on, struck, train, twenty
+from tests.kills import DISTURBED, TWO_DEVICES, assert_as_unbroken, gone_on, of_two_devices, struck, train, twenty
 from tests.runs import TINY, corpus, only_run
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
@@ -30,12 +30,22 @@ def table(request):
         print("\n".join(lines))
 
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("unbroken")
-    process, _ = train(folder, *TINY, *DISTURBED, f"data.path={corpus(folder)}")
+def undisturbed(folder: Path, *changes: str) -> Path:
+    process, _ = train(folder, *TINY, *DISTURBED, f"data.path={corpus(folder)}", *changes)
     assert process.wait(240) == 0, (folder / "said.txt").read_text()
     return only_run(folder)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Path:
+    """One run that nothing disturbed."""
+    return undisturbed(tmp_path_factory.mktemp("unbroken"))
+
+
+@pytest.fixture(scope="module")
+def unbroken_two(tmp_path_factory) -> Path:
+    """The same on two devices."""
+    return undisturbed(tmp_path_factory.mktemp("unbroken_two"), *TWO_DEVICES)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +67,12 @@ def test_killed_and_resumed_ends_as_the_unbroken_run(kill, unbroken, table, tmp_
         assert len(folders) == 2
         assert all(name.endswith(wandb_id.strip()) for name in folders)
     table.append((str(kill), str(fate.code), str(fate.step), str(resumed_from), "yes"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", of_two_devices(), ids=str)
+def test_a_job_of_two_devices_ends_as_the_unbroken_one(kill, unbroken_two, table, tmp_path):
+    fate = struck(kill, tmp_path, *TINY, *DISTURBED, f"data.path={corpus(tmp_path)}")
+    resumed_from = gone_on(fate.run)
+    assert_as_unbroken(fate.run, unbroken_two)
+    table.append((f"2 devices: {kill}", str(fate.code), str(fate.step), str(resumed_from), "yes"))

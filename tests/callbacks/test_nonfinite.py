@@ -11,6 +11,7 @@ from src.precision import LossScaling
 from tests.in_process import Fall, Poison, new_run, train
 from tests.kills import differing
 from tests.runs import curve
+from tests.test_devices import torchrun
 from tests.test_precision import Overflow, fp16_run
 
 
@@ -102,7 +103,8 @@ def test_single_ones_do_not_end_a_run_but_are_said(tmp_path, caplog):
         train(run, Poison((2, 4, 6)))
     said = [message for message in caplog.messages if "not finite" in message]
     assert said == [
-        "step 3: 1 optimizer steps so far had a loss or gradients that are not finite and changed nothing, 1 of them in a row"
+        "step 3: 1 optimizer steps so far had a loss or gradients that are not finite and changed nothing, "
+        "1 of them in a row"
     ]
 
 
@@ -116,6 +118,32 @@ def test_an_overflow_while_fp16_looks_for_its_scale_is_no_trouble(tmp_path):
 def test_an_overflow_at_the_smallest_scale_is_trouble(tmp_path):
     trainer = fp16_run(tmp_path, "cpu", Overflow(3), LossScaling("cpu", initial_scale=1.0))
     assert trainer.lightning_module.guard.counts.tolist() == [0, 1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_what_one_rank_sees_all_ranks_skip(tmp_path, strategy):
+    """Were they not of one mind, their weights would part, or they would wait for each other for ever."""
+    run = new_run(tmp_path, "trainer.devices=2", f"trainer.strategy={strategy}", "watch.nonfinite=skip")
+    done = torchrun("-m", "tests.poisoned_job", str(run.path), folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = curve(run.path)
+    column = rows[0].index("train/skipped_steps")
+    assert [row[column] for row in rows[1:] if row[column]][-1] == "3.0"
+    assert all(x.isfinite().all() for x in content(run)["state_dict"].values())
+    steps = {int(state["step"]) for state in content(run)["optimizer_states"][0]["state"].values()}
+    assert steps == {12 - 3}
+
+
+@pytest.mark.slow
+def test_every_rank_dumps_what_it_saw(tmp_path):
+    run = new_run(tmp_path, "trainer.devices=2", "watch.nonfinite_steps=2")
+    done = torchrun("-m", "tests.poisoned_job", str(run.path), folder=tmp_path)
+    assert done.returncode != 0
+    assert "2 optimizer steps in a row had a loss or gradients that are not finite" in done.stderr
+    dumps = [torch.load(run.path / f"nonfinite-step-0000003-rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert [dump["loss"].isnan().item() for dump in dumps] == [False, True]
+    assert not torch.equal(dumps[0]["x"], dumps[1]["x"])
 
 
 def test_an_optimizer_that_is_not_fused_is_not_touched():
