@@ -152,7 +152,7 @@ def wandb_logger(config: Config, run: Run, facts: dict[str, Any]) -> WandbLogger
         resume="allow",
         offline=not wandb_login_known(),
         settings=wandb.Settings(silent=True),
-        config={**run.plain_config(), **({"data_facts": facts} if facts else {})},
+        config={**run.plain_config(), **config.logger.columns, **({"data_facts": facts} if facts else {})},
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning passes it on; wandb warns of it at every start
     return logger

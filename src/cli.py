@@ -56,6 +56,9 @@ def command(config_name: str, task: Callable[[DictConfig], None]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         say_error(UserError(composition_sentence(error)))
         sys.exit(2)
+    except UserError as error:  # of a sweep as a whole
+        say_error(error)
+        sys.exit(2)
     except ValueError as error:
         if not composing:
             raise  # a fault of ours in a task, not a mistake of the user: it keeps its traceback

@@ -123,6 +123,7 @@ class LoggerConfig:
     entity: str | None
     group: str | None
     tags: list[str]
+    columns: dict[str, str]
     sample_bytes: int = _at_least(0)
     sample_pictures: int = _at_least(0)
     sample_seconds: float | None = _at_least(0)
@@ -167,12 +168,20 @@ class Config:
 
 
 @dataclass(kw_only=True)
+class ScoreConfig:
+    """How ``src.eval`` cuts a text into windows: least bytes of context, one number or several."""
+
+    min_context: Any
+
+
+@dataclass(kw_only=True)
 class EvalConfig(Config):
     """What ``src.eval`` adds: which run, which checkpoint, which part of its data."""
 
     run: str
     checkpoint: str = _one_of("best", "last")
     split: str = _one_of("validation", "test")
+    eval: ScoreConfig
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from src.attention import Pattern
-from src.config import AttentionConfig, Config, ModelConfig, SampleConfig
+from src.config import AttentionConfig, Config, EvalConfig, ModelConfig, SampleConfig
 from src.errors import UserError
 
 # Pixels of a row of each picture data set.
@@ -37,6 +37,29 @@ def check(config: Config) -> None:
         raise UserError("data.path must name a file for data=bytes, found null")
     if not (name := config.name) or not set(name) <= _NAME_CHARACTERS or name.startswith(("-", ".")):
         raise UserError(f"name must be made of letters, digits, '.', '_' and '-', found {name!r}")
+
+
+def check_eval(command_line: EvalConfig, config: Config) -> list[int]:
+    """Give the rows that ``eval.min_context`` asks for, as a list.
+
+    Args:
+        command_line: of ``src.eval``.
+        config: of the run.
+
+    Raises:
+        UserError: one sentence with the key, the value found and what is allowed.
+    """
+    given, context = command_line.eval.min_context, config.data.context
+    rows = given if isinstance(given, list) else [given]
+    if not rows or not all(type(row) is int for row in rows):
+        raise UserError(f"eval.min_context must be a whole number or a list such as [0,1024], found {given!r}")
+    if len(set(rows)) < len(rows):
+        raise UserError(f"eval.min_context must name each number once, found {given}")
+    if wrong := [row for row in rows if not 0 <= row < context]:
+        raise UserError(f"eval.min_context must be at least 0 and below data.context ({context:,}), found {wrong[0]:,}")
+    if any(rows) and config.data.name in PICTURE_SIDES:
+        raise UserError(f"eval.min_context must be 0 for pictures, found {given}: each is one whole sequence")
+    return rows
 
 
 def check_sample(config: SampleConfig) -> None:

@@ -38,6 +38,7 @@ CHANGEABLE = (
     "logger.entity",
     "logger.group",
     "logger.tags",
+    "logger.columns",
     "logger.sample_bytes",
     "logger.sample_pictures",
     "logger.sample_seconds",

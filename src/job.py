@@ -50,9 +50,9 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         say_error(error)
         return 2
+    end_with_supervisor()
     if (code := started_ranks(run)) is not None:
         return code
-    end_with_supervisor()
     code = 1
     try:
         set_up_logging(run.path / "train.log")
@@ -136,44 +136,19 @@ def train_run(run: Run) -> None:
         conclude(run, data, language_model, trainer, figures)
 
 
-def evaluate_run(run: Run, config: Config, checkpoint: Path, split: str) -> None:
-    """Score every byte of a split with a checkpoint; print the figures and add them to summary.json.
-
-    Args:
-        run: the run's directory.
-        config: its configuration, with the changes of the command line.
-        checkpoint: file of the weights.
-        split: ``test`` or ``validation``.
-    """
-    quiet_libraries()
-    check_machine(config)
-    checkpoint = usable_for(checkpoint)
-    data = prepared_data(config)
-    language_model = build.language_model(config, max_steps=1)
-    check_model(checkpoint, language_model)
-    callbacks = [build.Progress(leave=True)] if config.trainer.progress else []
-    trainer = build.trainer(config, run, 1, 1, logger=False, callbacks=callbacks, enable_checkpointing=False)
-    score = trainer.test if split == "test" else trainer.validate
-    score(language_model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
-    name = "test" if split == "test" else "val"
-    prefix = "" if checkpoint.stem == "best" else f"{checkpoint.stem}/"
-    figures: dict[str, Any] = {
-        f"{prefix}{name}/bits_per_byte": float(trainer.callback_metrics[f"{name}/bits_per_byte"]),
-        f"{prefix}{name}/bytes": data.test_bytes if split == "test" else data.val_bytes,
-        "data/label": data.label,
-        "data/partial": data.partial,
-    }
-    if trainer.is_global_zero:
-        run.update_summary(figures)
-        results_table(f"{run.path.name}, {checkpoint.name}", figures)
-
-
 def prepared_data(config: Config) -> ByteDataModule:
     """Get and open the data; every process asks for them, and a lock lets the first one download and unpack."""
     data = build.data_module(config)
     data.prepare_data()
     data.setup()
     return data
+
+
+def check_count(scored: int, data: ByteDataModule, split: str) -> None:
+    """Make sure that a figure is over every byte of its split, each once."""
+    expected = data.test_bytes if split == "test" else data.val_bytes
+    if scored != expected:
+        raise RuntimeError(f"{scored:,} bytes of the {split} split were scored, and it has {expected:,}: please report")
 
 
 def newest_checkpoint(run: Run) -> tuple[Path | None, int]:
@@ -236,7 +211,8 @@ def best_figures(trainer: Trainer) -> dict[str, Any]:
 
 def conclude(run: Run, data: ByteDataModule, model: LanguageModel, trainer: Trainer, figures: dict[str, Any]) -> None:
     """Write the final figures and say where everything is."""
-    test_figure = float(trainer.callback_metrics["test/bits_per_byte"])
+    test_figure, test_bytes = model.figures["test"]
+    check_count(test_bytes, data, "test")
     summary = {
         **figures,
         "status": "finished",
@@ -244,7 +220,7 @@ def conclude(run: Run, data: ByteDataModule, model: LanguageModel, trainer: Trai
         "data/partial": data.partial,
         "model/parameters": model.model.parameter_count(),
         "test/bits_per_byte": test_figure,
-        "test/bytes": data.test_bytes,
+        "test/bytes": test_bytes,
     }
     run.update_summary(summary)
     for logger in trainer.loggers:

@@ -22,6 +22,7 @@ from src.errors import UserError
 GRACE = 5.0  # seconds from asking a rank to end to killing it
 STOP_GRACE = 120.0  # seconds that ranks may take to save and end after a stop signal
 LAUNCHED = "SPARSE_TRANSFORMER_RANKS"  # in the environment of ranks that ``supervise`` started
+PARENT = "SPARSE_TRANSFORMER_SWEEP"  # in the environment of jobs that a sweep started
 TOLD = 2  # exit code of a mistake that the user has been told
 STOPPED = 128  # exit codes from here on: ended by a signal, or after one
 
@@ -88,8 +89,8 @@ def check_ranks(devices: int, num_nodes: int, here: Place | None = None) -> None
 
 
 def end_with_supervisor() -> None:
-    """In a rank that ``supervise`` started: end when it is killed, so that no rank is left behind (Linux alone)."""
-    supervisor = os.environ.get(LAUNCHED)
+    """In a rank that ``supervise`` started, or a job of a sweep: end when that is killed (Linux alone)."""
+    supervisor = os.environ.get(LAUNCHED) or os.environ.get(PARENT)
     if supervisor is None or sys.platform != "linux":
         return
     import ctypes
@@ -99,7 +100,9 @@ def end_with_supervisor() -> None:
         os._exit(STOPPED + signal.SIGKILL)  # it went before we asked
 
 
-def supervise(command: list[str], devices: int, num_nodes: int, log_file: Path) -> int:
+def supervise(
+    command: list[str], devices: int, num_nodes: int, log_file: Path | None = None, grace: float = STOP_GRACE
+) -> int:
     """Start this machine's ranks, pass signals on to them, and end them all as soon as one fails.
 
     Args:
@@ -107,6 +110,7 @@ def supervise(command: list[str], devices: int, num_nodes: int, log_file: Path) 
         devices: ranks of this machine.
         num_nodes: machines of the job; MASTER_ADDR, MASTER_PORT and NODE_RANK must say where, if more than one.
         log_file: named to the user when a rank fails.
+        grace: seconds that the other ranks may take to end after one ended on a signal.
 
     Returns:
         0, or the exit code of the first rank that failed.
@@ -137,10 +141,11 @@ def supervise(command: list[str], devices: int, num_nodes: int, log_file: Path) 
         if failed is None:
             return 0
         code = _exit_code(ranks[failed])
-        _end_all(ranks, asked=code >= STOPPED)
+        _end_all(ranks, grace if code >= STOPPED else None)
         if code == STOPPED + signal.SIGKILL or (code < STOPPED and code != TOLD):
             number = node * devices + failed
-            print(f"error: rank {number} ended with exit code {code}, so all ranks were stopped: see {log_file}",
+            see = f": see {log_file}" if log_file else ""
+            print(f"error: rank {number} ended with exit code {code}, so all ranks were stopped{see}",
                   file=sys.stderr, flush=True)  # fmt: skip
         return code
     finally:
@@ -161,11 +166,11 @@ def _first_failure(ranks: list[subprocess.Popen[bytes]]) -> int | None:
         time.sleep(0.1)
 
 
-def _end_all(ranks: list[subprocess.Popen[bytes]], asked: bool) -> None:
+def _end_all(ranks: list[subprocess.Popen[bytes]], grace: float | None) -> None:
     """Let ranks that were asked to stop save and end; end the others, which may wait for the failed one for ever."""
-    if not asked:
+    if grace is None:
         _signal_all(ranks, signal.SIGTERM)
-    deadline = time.monotonic() + (STOP_GRACE if asked else GRACE)
+    deadline = time.monotonic() + (GRACE if grace is None else grace)
     while time.monotonic() < deadline and any(rank.poll() is None for rank in ranks):
         time.sleep(0.1)
     _signal_all(ranks, signal.SIGKILL)

@@ -79,8 +79,8 @@ def restored(config: Config, checkpoint: Path) -> SparseTransformer:
     quiet_libraries()
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=gpu needs a CUDA GPU and this machine has none: take cpu or auto")
-    model = build.network(config)
     checkpoint = usable_for(checkpoint)
+    model = build.network(config)
     check_model(checkpoint, model, prefix="model.")
     state = read(checkpoint)["state_dict"]
     model.load_state_dict({name.removeprefix("model."): weight for name, weight in state.items()})

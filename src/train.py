@@ -1,25 +1,21 @@
 """Train: ``python -m src.train experiment=enwik8``, or ``resume=RUN_DIR`` to go on with a run.
 
 Composes and checks a configuration, writes it to a run directory, and hands over to ``src.job``, which knows nothing
-but that directory. ``-m`` does so once for each job of a sweep.
+but that directory. A sweep (``-m``) does so for each of its jobs, see src/sweep.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.cli import command, overridden_keys, typed
 from src.config import Config
 from src.config_check import check
 from src.config_restore import restore
-from src.errors import UserError
 from src.machine import check_machine
 from src.ranks import place
 from src.rendezvous import publish, receive
@@ -31,12 +27,8 @@ def train(cfg: DictConfig) -> None:
     config = typed(cfg)
     run = _agreed(config) if place().world > 1 else _prepared(config)
     job = [sys.executable, "-m", "src.job", str(run.path)]
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        if code := subprocess.run(job, check=False).returncode:
-            raise UserError(f"{run.path} failed with exit code {code}: see its train.log")
-    else:
-        sys.stdout.flush()
-        os.execv(sys.executable, job)  # the job takes this process over: signals and exit code are its own
+    sys.stdout.flush()
+    os.execv(sys.executable, job)  # the job takes this process over: signals and exit code are its own
 
 
 def _prepared(config: Config) -> Run:
@@ -46,8 +38,6 @@ def _prepared(config: Config) -> Run:
 def _agreed(config: Config) -> Run:
     """Under torchrun or srun: one run directory for all ranks, made by the first."""
     here, folder = place(), Path(config.paths.output_dir)
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise UserError(f"a sweep (-m) starts the processes of each job itself: run it without {here.launcher}")
     if here.rank > 0:
         path = receive(here, folder)
         return Run.find(path) if path else sys.exit(2)  # the first rank has said what is wrong
@@ -81,4 +71,8 @@ def _resumed(command_line: Config) -> Run:
 
 
 if __name__ == "__main__":
+    if {"-m", "--multirun"} & set(sys.argv):
+        from src.sweep.launcher import register
+
+        register()
     command("config", train)

@@ -7,54 +7,19 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from src.data.byte_windows import Bytes, ByteStore, EvalWindows, TrainWindows
-from src.data.sampler import (
-    EMPTY,
-    EvalBatchSampler,
-    IntArray,
-    TrainBatchSampler,
-    TrainOrder,
-    micro_batch_size,
-)
-from src.data.waiting import Waits, WatchedLoader
+from src.data.loading import EvalDataset, EvalItems, TrainDataset, TrainItems, loader
+from src.data.sampler import EvalBatchSampler, TrainBatchSampler, TrainOrder, micro_batch_size
+from src.data.score_windows import ScoreBatchSampler, ScoreWindows
+from src.data.waiting import Waits
 from src.errors import UserError
 
 Fact = str | int | bool
-
-
-class TrainItems(Protocol):
-    """The training sequences of a data set."""
-
-    def __len__(self) -> int:
-        """Sequences an epoch."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the split."""
-
-    def batch(self, epochs: IntArray, indices: IntArray) -> Bytes:
-        """Read sequences ``indices`` as they are in ``epochs``, int64 (B,) each."""
-
-
-class EvalItems(Protocol):
-    """The sequences of a validation or test split."""
-
-    def __len__(self) -> int:
-        """Sequences of the split."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the split."""
-
-    def batch(self, indices: IntArray) -> Bytes:
-        """Read sequences ``indices``, int64 (B,)."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +175,7 @@ class ByteDataModule(LightningDataModule):
             stop_step=stop,
         )
         order = TrainOrder(self.train_sequences, self.seed)
-        return self._loader("training", _TrainDataset(self.splits.train, order), sampler)
+        return self._loader("training", TrainDataset(self.splits.train, order), sampler)
 
     def val_dataloader(self) -> DataLoader[Bytes]:
         """Load this device's share of the whole validation split."""
@@ -220,28 +185,42 @@ class ByteDataModule(LightningDataModule):
         """Load this device's share of the whole test split."""
         return self._eval_loader("test", self.splits.test)
 
+    def score_dataloader(
+        self, split: str, batch_size: int, min_context: int = 0, rank: int = 0, world: int = 1
+    ) -> DataLoader[Any]:
+        """Load one device's share of a whole split, in batches that are the same on any number of devices.
+
+        Args:
+            split: ``val`` or ``test``.
+            batch_size: sequences of a batch.
+            min_context: bytes that every byte but the first ``context`` ones shall have before it; text alone.
+            rank: the device, from 0.
+            world: number of devices.
+
+        Raises:
+            UserError: a ``min_context`` that cannot be.
+        """
+        items: EvalItems = self.splits.val if split == "val" else self.splits.test
+        if min_context:
+            items = self.overlapping(items, min_context)
+        sampler = ScoreBatchSampler(len(items), batch_size, rank, world)
+        return self._loader(split, EvalDataset(items), sampler)
+
+    def overlapping(self, items: EvalItems, min_context: int) -> EvalItems:
+        """Give the windows of a split that overlap by ``min_context`` bytes."""
+        raise UserError(f"eval.min_context must be 0 for pictures, found {min_context}: each is one whole sequence")
+
     def _eval_loader(self, name: str, items: EvalItems) -> DataLoader[Bytes]:
         rank, world = self._place()
         size = self.eval_batch_size or micro_batch_size(self.batch_size, world, self.micro_batch)
-        return self._loader(name, _EvalDataset(items), EvalBatchSampler(len(items), size, rank, world))
+        return self._loader(name, EvalDataset(items), EvalBatchSampler(len(items), size, rank, world))
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _loader(
-        self, name: str, dataset: Dataset[Bytes], sampler: TrainBatchSampler | EvalBatchSampler
-    ) -> DataLoader[Bytes]:
+    def _loader(self, name: str, dataset: Dataset[Any], sampler: Sampler[list[int]]) -> DataLoader[Any]:
         cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return WatchedLoader(
-            name,
-            self.waits,
-            dataset,
-            batch_sampler=sampler,
-            num_workers=self.workers,
-            collate_fn=_as_it_is,
-            pin_memory=cuda,
-            persistent_workers=self.workers > 0,
-        )
+        return loader(name, self.waits, dataset, sampler, self.workers, pin_memory=cuda)
 
 
 class WindowDataModule(ByteDataModule):
@@ -267,43 +246,10 @@ class WindowDataModule(ByteDataModule):
             {"path": str(path), "size": sum(sizes), **facts},
         )
 
-
-class _TrainDataset(Dataset[Bytes]):
-    def __init__(self, items: TrainItems, order: TrainOrder) -> None:
-        self.items = items
-        self.order = order
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, number: int) -> Bytes:
-        return self.__getitems__([number])
-
-    def __getitems__(self, numbers: list[int]) -> Bytes:
-        """Read a whole micro-batch of global sequence numbers at once; PyTorch's loader prefers it."""
-        return self.items.batch(*self.order(np.array(numbers, dtype=np.int64)))
-
-
-class _EvalDataset(Dataset[Bytes]):
-    def __init__(self, items: EvalItems) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Bytes:
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> Bytes:
-        """Read a whole batch at once; ``EMPTY`` becomes a row of zeros with length 0."""
-        if EMPTY in indices:
-            one = self.items.batch(np.zeros(1, dtype=np.int64))
-            return Bytes(torch.zeros_like(one.x), torch.zeros_like(one.length))
-        return self.items.batch(np.array(indices, dtype=np.int64))
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+    def overlapping(self, items: EvalItems, min_context: int) -> EvalItems:
+        """Give the windows of a split that overlap by ``min_context`` bytes (the paper's table 3)."""
+        assert isinstance(items, EvalWindows)
+        return ScoreWindows(items.store, self.context, min_context)
 
 
 def _at_least(least: int, key: str, found: int | None) -> None:

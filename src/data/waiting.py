@@ -9,10 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
-
-from src.data.byte_windows import Bytes
-
 STATES = {"R": "running", "S": "asleep", "D": "waiting for a disk", "T": "stopped", "Z": "dead"}
 
 
@@ -57,34 +53,6 @@ class Waits:
             yield
         finally:
             self.now = None
-
-
-class WatchedLoader(DataLoader[Bytes]):
-    """A loader that notes when it is waited for.
-
-    It resumes by its step, so it keeps no state; saying so spares Lightning its warning.
-    """
-
-    def __init__(self, name: str, waits: Waits, dataset: Dataset[Bytes], **options: Any) -> None:
-        super().__init__(dataset, **options)
-        self.name = name
-        self.waits = waits
-
-    def __iter__(self) -> Iterator[Bytes]:  # type: ignore[override]
-        with self.waits.noted(self.name):
-            batches = super().__iter__()
-        while True:
-            with self.waits.noted(self.name, batches):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
-
-    def state_dict(self) -> dict[str, Any]:  # noqa: D102
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
-        pass
 
 
 def _awaited(batches: Any) -> int | None:

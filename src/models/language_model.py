@@ -27,11 +27,19 @@ class Batch(NamedTuple):
     length: Tensor
 
 
+class Figure(NamedTuple):
+    """Bits per byte of one pass over a split, and how many bytes it is of; over all processes."""
+
+    bits_per_byte: float
+    nbytes: int
+
+
 class LanguageModel(LightningModule):
     """Trains and scores a ``SparseTransformer`` on bytes.
 
-    Logs ``val/bits_per_byte`` and ``test/bits_per_byte``. Randomness in training (dropout) is a function of the seed,
-    the step and the rank alone, so that a resumed run draws what the unbroken one would have drawn.
+    Logs ``val/bits_per_byte`` and ``test/bits_per_byte``, and keeps them in ``figures``. Randomness in training
+    (dropout) is a function of the seed, the step and the rank alone, so that a resumed run draws what the unbroken one
+    would have drawn.
 
     Args:
         model: the network.
@@ -76,6 +84,7 @@ class LanguageModel(LightningModule):
         self.guard = StepGuard()
         self.step_losses: list[Tensor] = []
         self.step_bytes: list[Tensor] = []
+        self.figures: dict[str, Figure] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, N, 256) of bytes (B, N)."""
@@ -181,11 +190,16 @@ class LanguageModel(LightningModule):
 
     def _score(self, split: str, batch: Batch) -> None:
         position = torch.arange(batch.x.shape[1], device=batch.x.device)
-        self._metric(split).update(self._nats(batch.x), position < batch.length[:, None])
+        scored = position < batch.length[:, None]
+        if (first := getattr(batch, "first", None)) is not None:  # overlapping windows, see src/data/score_windows.py
+            scored &= position >= first[:, None]
+        self._metric(split).update(self._nats(batch.x), scored)
 
     def _log_figure(self, split: str) -> None:
         metric = self._metric(split)
-        self.log(f"{split}/bits_per_byte", metric.compute(), prog_bar=True, logger=False)
+        figure = metric.compute()
+        self.figures[split] = Figure(float(figure), int(metric.scored))
+        self.log(f"{split}/bits_per_byte", figure, prog_bar=True, logger=False)
         metric.reset()
 
     def _metric(self, split: str) -> BitsPerByte:

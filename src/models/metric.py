@@ -14,17 +14,22 @@ class BitsPerByte(Metric):
 
     Sums and counts are kept apart, in float64 and int64, so that batches of different size weigh by their bytes and
     several processes give the figure that one would.
+
+    Attributes:
+        scored: bytes behind the last ``compute``, over all processes; an int64 scalar.
     """
 
     full_state_update = False
     higher_is_better = False
     bits: Tensor
     count: Tensor
+    scored: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("bits", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.scored = torch.zeros((), dtype=torch.int64)
 
     def update(self, nats: Tensor, scored: Tensor | None = None) -> None:
         """Add some bytes.
@@ -40,4 +45,5 @@ class BitsPerByte(Metric):
 
     def compute(self) -> Tensor:
         """Bits per byte over everything seen, a float64 scalar; NaN if nothing was."""
+        self.scored = self.count.clone()  # synchronised between the processes at this moment alone
         return self.bits / self.count

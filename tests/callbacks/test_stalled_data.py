@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data import base
+from src.data import loading
 from src.errors import UserError
 from tests.in_process import new_run, train
 
@@ -17,14 +17,14 @@ def stuck_after(calls: int, monkeypatch, folder: Path) -> None:
     """Let reading a batch block for ever, as on a file server that is gone, once ``calls`` were read."""
     pipe = folder / "pipe"
     os.mkfifo(pipe)
-    reading = base._TrainDataset.__getitems__
+    reading = loading.TrainDataset.__getitems__
 
     def stuck(self, numbers):
         if numbers[0] >= 4 * calls:  # four sequences a step
             pipe.read_bytes()
         return reading(self, numbers)
 
-    monkeypatch.setattr(base._TrainDataset, "__getitems__", stuck)
+    monkeypatch.setattr(loading.TrainDataset, "__getitems__", stuck)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_stalled_loader_ends_the_run_in_a_sentence(tmp_path, monkeypatch, work
 @pytest.mark.slow
 def test_a_stopped_worker_is_named_and_does_not_outlive_the_run(tmp_path, monkeypatch):
     """SIGSTOP: a process that heeds no SIGTERM either."""
-    reading = base._TrainDataset.__getitems__
+    reading = loading.TrainDataset.__getitems__
     pids = tmp_path / "pids"
 
     def stopping(self, numbers):
@@ -61,7 +61,7 @@ def test_a_stopped_worker_is_named_and_does_not_outlive_the_run(tmp_path, monkey
             os.kill(os.getpid(), signal.SIGSTOP)
         return reading(self, numbers)
 
-    monkeypatch.setattr(base._TrainDataset, "__getitems__", stopping)
+    monkeypatch.setattr(loading.TrainDataset, "__getitems__", stopping)
     run = new_run(tmp_path / "run", "watch.stall_seconds=0.5", "data.workers=1")
     with pytest.raises(UserError, match=r"worker 0 \(process \d+, stopped\) of data\.workers=1"):
         train(run)
@@ -74,20 +74,20 @@ def test_a_stopped_worker_is_named_and_does_not_outlive_the_run(tmp_path, monkey
 
 def test_validation_is_watched_too(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
-    monkeypatch.setattr(base._EvalDataset, "__getitems__", lambda self, indices: (tmp_path / "pipe").read_bytes())
+    monkeypatch.setattr(loading.EvalDataset, "__getitems__", lambda self, indices: (tmp_path / "pipe").read_bytes())
     run = new_run(tmp_path / "run", "watch.stall_seconds=0.5")
     with pytest.raises(UserError, match="no batch came from the validation loader for"):
         train(run)
 
 
 def test_a_slow_loader_is_no_stalled_one(tmp_path, monkeypatch):
-    reading = base._TrainDataset.__getitems__
+    reading = loading.TrainDataset.__getitems__
 
     def slow(self, numbers: list[int]):
         time.sleep(0.1)
         return reading(self, list(np.array(numbers)))
 
-    monkeypatch.setattr(base._TrainDataset, "__getitems__", slow)
+    monkeypatch.setattr(loading.TrainDataset, "__getitems__", slow)
     train(new_run(tmp_path / "run", "watch.stall_seconds=20"))
 
 

@@ -1,0 +1,132 @@
+"""Data sets and loaders that read a whole batch at once and keep no state of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from src.data.byte_windows import Bytes
+from src.data.sampler import EMPTY, IntArray, TrainOrder
+from src.data.score_windows import Scored
+from src.data.waiting import Waits
+
+
+class TrainItems(Protocol):
+    """The training sequences of a data set."""
+
+    def __len__(self) -> int:
+        """Sequences an epoch."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the split."""
+
+    def batch(self, epochs: IntArray, indices: IntArray) -> Bytes:
+        """Read sequences ``indices`` as they are in ``epochs``, int64 (B,) each."""
+
+
+class EvalItems(Protocol):
+    """The sequences of a validation or test split."""
+
+    def __len__(self) -> int:
+        """Sequences of the split."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the split."""
+
+    def batch(self, indices: IntArray) -> Bytes | Scored:
+        """Read sequences ``indices``, int64 (B,)."""
+
+
+class TrainDataset(Dataset[Bytes]):
+    """Training sequences by their number in the whole run."""
+
+    def __init__(self, items: TrainItems, order: TrainOrder) -> None:
+        self.items = items
+        self.order = order
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> Bytes:
+        return self.__getitems__([number])
+
+    def __getitems__(self, numbers: list[int]) -> Bytes:
+        """Read a whole micro-batch of global sequence numbers at once; PyTorch's loader prefers it."""
+        return self.items.batch(*self.order(np.array(numbers, dtype=np.int64)))
+
+
+class EvalDataset(Dataset[Any]):
+    """Sequences of a validation or test split."""
+
+    def __init__(self, items: EvalItems) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Bytes | Scored:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Bytes | Scored:
+        """Read a whole batch at once; ``EMPTY`` becomes a row of zeros with length 0."""
+        if EMPTY in indices:
+            one = self.items.batch(np.zeros(1, dtype=np.int64))
+            return one._replace(x=torch.zeros_like(one.x), length=torch.zeros_like(one.length))
+        return self.items.batch(np.array(indices, dtype=np.int64))
+
+
+class WatchedLoader(DataLoader[Any]):
+    """A loader that notes when it is waited for.
+
+    It resumes by its step, so it keeps no state; saying so spares Lightning its warning.
+    """
+
+    def __init__(self, name: str, waits: Waits, dataset: Dataset[Any], **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self.name = name
+        self.waits = waits
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        with self.waits.noted(self.name):
+            batches = super().__iter__()
+        while True:
+            with self.waits.noted(self.name, batches):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
+        pass
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def loader(
+    name: str, waits: Waits, dataset: Dataset[Any], batches: Sampler[list[int]], workers: int, pin_memory: bool = False
+) -> DataLoader[Any]:
+    """Build a loader of the batches that a sampler names, read by ``workers`` processes.
+
+    It notes in ``waits`` under its ``name`` when it is waited for.
+    """
+    return WatchedLoader(
+        name,
+        waits,
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+    )

@@ -1,0 +1,1 @@
+"""Sweeps: many runs from one command, each a process that reads its own RUN_DIR/config.yaml."""

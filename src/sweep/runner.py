@@ -1,0 +1,206 @@
+"""Runs the jobs of a sweep on this machine: as many at a time as there are slots, each a process of its own.
+
+A job that fails is reported and the others go on. Ctrl-C or SIGTERM stops the running ones, which save their state; the
+same command goes on with them. If the sweep itself is killed, its jobs end with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from src.errors import UserError
+from src.ranks import PARENT, STOPPED, TOLD
+from src.run import Run
+from src.sweep.plan import Job, Sweep, now
+from src.sweep.slots import Slots
+from src.sweep.view import View
+
+POLL = 0.2  # seconds between two looks at the jobs
+CONSOLE = "console.log"  # in a run directory: what its processes said on the terminal
+
+
+@dataclass
+class Process:
+    """A running job."""
+
+    job: Job
+    popen: subprocess.Popen[bytes]
+    taken: list[str]
+    began: float = field(default_factory=time.monotonic)
+    pruned: bool = False
+
+
+class Runner:
+    """Runs jobs in slots.
+
+    Args:
+        sweep: where they belong.
+        slots: what they run on.
+        view: what the terminal shows.
+    """
+
+    def __init__(self, sweep: Sweep, slots: Slots, view: View) -> None:
+        self.sweep = sweep
+        self.slots = slots
+        self.view = view
+        self.running: list[Process] = []
+        self.stopped_by: int | None = None
+
+    def run(self) -> int:
+        """Run all jobs that are not finished; the exit code of the sweep."""
+        waiting = [job for job in self.sweep.jobs if job.state != "finished"]
+        with self.watching():
+            while waiting or self.running:
+                while waiting and self.start(waiting[0]):
+                    waiting.pop(0)
+                self.look()
+                if self.stopped_by is not None:
+                    waiting.clear()
+        return exit_code(self.sweep.jobs, self.stopped_by)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Take the sweep's folder, the signals and the terminal for the time of the context.
+
+        Raises:
+            UserError: another process has the folder.
+        """
+        before = {signum: signal.signal(signum, self._stop) for signum in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with locked(self.sweep.folder), self.view.shown(self.sweep):
+                self.sweep.write()
+                yield
+        finally:
+            for process in self.running:
+                process.popen.kill()
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def start(self, job: Job) -> bool:
+        """Start a job if there is room for it and nobody asked to stop; say whether."""
+        if self.stopped_by is not None or (room := self.slots.take(job.config)) is None:
+            return False
+        taken, environment = room
+        run = made(self.sweep, job)
+        with (run.path / CONSOLE).open("ab") as console:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", "src.job", str(run.path)],
+                env={**os.environ, **environment, PARENT: str(os.getpid())},
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches it once, through us
+            )
+        job.state, job.run, job.started, job.ended, job.error, job.exit_code = (
+            "running", run.path.name, now(), None, None, None,
+        )  # fmt: skip
+        self.running.append(Process(job, popen, taken))
+        self.sweep.write()
+        return True
+
+    def look(self) -> list[Job]:
+        """Wait a moment, and settle the jobs that have ended; these are given back."""
+        time.sleep(POLL)
+        ended = [process for process in self.running if process.popen.poll() is not None]
+        for process in ended:
+            self.running.remove(process)
+            self.slots.give_back(process.taken)
+            self.settle(process)
+        self.view.update(self.sweep)
+        return [process.job for process in ended]
+
+    def settle(self, process: Process) -> None:
+        """Write down how a job ended."""
+        job, code = process.job, process.popen.returncode
+        job.exit_code = code if code >= 0 else STOPPED - code
+        job.ended, job.seconds = now(), round(job.seconds + time.monotonic() - process.began, 1)
+        if job.exit_code == 0:
+            job.state = "finished"
+        elif process.pruned:
+            job.state = "pruned"
+        elif self.stopped_by is not None and job.exit_code >= STOPPED:
+            job.state = "stopped"
+        else:
+            job.state, job.error = "failed", last_words(self.sweep.folder / job.name / CONSOLE, job.exit_code)
+            if not (self.sweep.folder / job.name).is_dir():
+                job.run = None  # a job that never began takes its folder away again
+        self.sweep.write()
+        self.view.ended(job)
+
+    def prune(self, job: Job) -> None:
+        """Stop a running job for good; its state is saved."""
+        for process in self.running:
+            if process.job is job and not process.pruned:
+                process.pruned = True
+                process.popen.send_signal(signal.SIGTERM)
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        again, self.stopped_by = self.stopped_by is not None, signum
+        for process in self.running:
+            process.popen.send_signal(signal.SIGKILL if again else signal.SIGTERM)
+
+
+def made(sweep: Sweep, job: Job) -> Run:
+    """Make the run directory of a job, or bring the configuration of the one it has up to date."""
+    run = sweep.run_of(job)
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    run.write_config(job.config)
+    return run
+
+
+def last_words(console: Path, code: int) -> str:
+    """Find the sentence with which a job failed in what it said."""
+    lines = console.read_text(errors="replace").splitlines()[-200:] if console.is_file() else []
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if told and code in (TOLD, 1):
+        return told[-1]
+    if code == STOPPED + signal.SIGKILL:
+        return "it was killed (exit code 137), as the system does when memory is full"
+    said = [line.strip() for line in lines if line.strip()]
+    return f"exit code {code}: {said[-1]}" if said else f"exit code {code}"
+
+
+def exit_code(jobs: list[Job], stopped_by: int | None) -> int:
+    """0: all finished; 128 + signal: the sweep was stopped; 2: all failures are a user's mistakes; 1: others."""
+    if stopped_by is not None:
+        return STOPPED + stopped_by
+    failed = [job for job in jobs if job.state == "failed"]
+    if not failed:
+        return 0
+    return TOLD if all(job.exit_code == TOLD for job in failed) else 1
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second sweep out of a folder; the kernel frees it when this process ends, however it ends.
+
+    Raises:
+        UserError: another sweep is at work there, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file: IO[str] = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise UserError(f"{folder} is being worked on by process {file.read().strip() or '?'}: wait for it, "
+                            "or give this sweep another hydra.launcher.name") from error  # fmt: skip
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
