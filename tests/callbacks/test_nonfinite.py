@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src.errors import UserError
-from src.models.guard import StepGuard
+from src.models.guard import StepGuard, gradient_norm
 from src.precision import LossScaling
 from tests.in_process import Fall, Poison, new_run, train
 from tests.kills import differing
@@ -144,6 +144,22 @@ def test_every_rank_dumps_what_it_saw(tmp_path):
     dumps = [torch.load(run.path / f"nonfinite-step-0000003-rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert [dump["loss"].isnan().item() for dump in dumps] == [False, True]
     assert not torch.equal(dumps[0]["x"], dumps[1]["x"])
+
+
+def test_no_value_is_read_from_the_device_at_a_step():
+    """Fake tensors have no values: to ask for one fails. On a GPU each such question would wait for it."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        weight = torch.nn.Parameter(torch.ones(3, 2))
+        optimizer = torch.optim.AdamW([weight], fused=True)
+        guard = StepGuard()
+        for step in range(3):
+            weight.grad = torch.ones(3, 2)
+            norm = gradient_norm([weight])
+            torch.nn.utils.clip_grads_with_norm_([weight], 1.0, norm)
+            guard.admit(optimizer, torch.tensor(1.0), norm, torch.zeros(1, 1, 2), step)
+            guard.admit(optimizer, torch.tensor(1.0), norm, torch.zeros(1, 1, 2), step, scale=torch.tensor(2.0))
 
 
 def test_an_optimizer_that_is_not_fused_is_not_touched():
