@@ -104,6 +104,8 @@ def overridden_keys() -> list[str]:
 
 def composition_sentence(error: BaseException) -> str:
     """Say in one sentence what Hydra or OmegaConf found wrong: the key, the value and what is allowed."""
+    if isinstance(error.__cause__, UserError):  # of a launcher or sweeper of ours, which Hydra builds
+        return str(error.__cause__)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(cause, "full_key", None)
     if isinstance(error, MissingConfigException):

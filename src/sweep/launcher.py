@@ -92,8 +92,8 @@ class SlotLauncher(Jobs):
 
     def __init__(self, name: str | None = None, slots: int | None = None) -> None:
         super().__init__(name)
-        if slots is not None and slots < 1:
-            raise UserError(f"hydra.launcher.slots must be at least 1, found {slots}")
+        if slots is not None:
+            check_count("hydra.launcher.slots", slots)
         self.slots = slots
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -177,9 +177,8 @@ class SearchSweeper(Sweeper):
     """
 
     def __init__(self, params: dict[str, str], trials: int, seed: int, patience: int) -> None:
-        for key, value in (("trials", trials), ("patience", patience)):
-            if value < 1:
-                raise UserError(f"hydra.sweeper.{key} must be at least 1, found {value}")
+        check_count("hydra.sweeper.trials", trials)
+        check_count("hydra.sweeper.patience", patience)
         self.params, self.trials, self.seed, self.patience = params, trials, seed, patience
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -215,6 +214,12 @@ class SearchSweeper(Sweeper):
         if code := Search(sweep, launcher.slots_for(sweep, [first]), View(), space, compose, settings).run():
             sys.exit(code)
         return []
+
+
+def check_count(key: str, value: Any) -> None:
+    """Refuse what is not a whole number from 1 on; Hydra's own keys have no schema of ours."""
+    if type(value) is not int or value < 1:
+        raise UserError(f"{key} must be a whole number of at least 1, found {value!r}")
 
 
 def varied_keys(job_overrides: Sequence[Sequence[str]]) -> list[str]:

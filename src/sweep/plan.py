@@ -1,7 +1,8 @@
 """What a sweep is to do: its jobs, the folder they belong to, and what an earlier start has already done of them.
 
-The same jobs always find the same folder, OUTPUT_DIR/sweeps/NAME. A job is told from others by its configuration apart
-from what a run may change (``CHANGEABLE``): so a sweep started again knows its runs, also with more steps for each.
+The same jobs always find the same folder, OUTPUT_DIR/sweeps/NAME. A job is told from others by the keys that vary and
+by its configuration apart from what a run may change (``CHANGEABLE``): a sweep started again with more steps knows its
+runs.
 """
 
 from __future__ import annotations
@@ -98,6 +99,10 @@ class Sweep:
         }
         write_atomically(self.file, json.dumps(content, indent=2) + "\n")
 
+    def console(self, job: Job) -> Path:
+        """What the processes of a job said on the terminal."""
+        return self.folder / f"{job.name}.log"
+
     def run_of(self, job: Job) -> Run:
         """The run directory of a job."""
         return Run(self.folder / job.name)
@@ -115,11 +120,12 @@ def planned(jobs: Sequence[tuple[dict[str, str], Config]], command: list[str], n
         UserError: two jobs are the same, or the folder holds something else.
     """
     varied = list(dict.fromkeys(key for overrides, _ in jobs for key in overrides))
-    prints = [fingerprint(config) for _, config in jobs]
-    for number, mark in enumerate(prints):
-        if mark in prints[:number]:
+    configs = [config for _, config in jobs]
+    for number, config in enumerate(configs):
+        if config in configs[:number]:
             same = ", ".join(f"{key}={value}" for key, value in jobs[number][0].items())
-            raise UserError(f"jobs {prints.index(mark)} and {number} of the sweep are the same run ({same})")
+            raise UserError(f"jobs {configs.index(config)} and {number} of the sweep are the same run ({same})")
+    prints = [fingerprint(config) + json.dumps(overrides, sort_keys=True) for overrides, config in jobs]
     first = jobs[0][1]
     size = "x".join(str(len({o.get(key) for o, _ in jobs})) for key in varied) or "1"
     digest = hashlib.sha256("".join(sorted(prints)).encode()).hexdigest()[:SAME_FOLDER]
@@ -172,7 +178,10 @@ def job_names(jobs: Sequence[tuple[dict[str, str], Config]]) -> list[str]:
     for key in dict.fromkeys(key for overrides, _ in jobs for key in overrides):
         if key not in IN_THE_NAME:
             short = key.rpartition(".")[2].replace("_", "-")
-            names = [f"{name}-{short}{plain(o.get(key, ''))}" for name, (o, _) in zip(names, jobs, strict=True)]
+            names = [
+                f"{name}-{short}{plain(o.get(key, '').rpartition('/')[2])}"
+                for name, (o, _) in zip(names, jobs, strict=True)
+            ]
     return [f"{name}-{number}" if names.count(name) > 1 else name for number, name in enumerate(names)]
 
 
@@ -204,7 +213,8 @@ def take_over(sweep: Sweep) -> None:
         run = sweep.run_of(job)
         if not run.config_file.is_file():
             continue
-        if fingerprint(run.config()) != fingerprint(job.config):
+        before = run.config()
+        if (fingerprint(before), before.logger.columns) != (fingerprint(job.config), job.config.logger.columns):
             raise UserError(
                 f"{run.path} holds a run with another configuration: give the sweep another hydra.launcher.name"
             )

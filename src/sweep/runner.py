@@ -27,7 +27,6 @@ from src.sweep.slots import Slots
 from src.sweep.view import View
 
 POLL = 0.2  # seconds between two looks at the jobs
-CONSOLE = "console.log"  # in a run directory: what its processes said on the terminal
 
 
 @dataclass
@@ -93,7 +92,7 @@ class Runner:
             return False
         taken, environment = room
         run = made(self.sweep, job)
-        with (run.path / CONSOLE).open("ab") as console:
+        with self.sweep.console(job).open("ab") as console:
             popen = subprocess.Popen(
                 [sys.executable, "-m", "src.job", str(run.path)],
                 env={**os.environ, **environment, PARENT: str(os.getpid())},
@@ -132,7 +131,7 @@ class Runner:
         elif self.stopped_by is not None and job.exit_code >= STOPPED:
             job.state = "stopped"
         else:
-            job.state, job.error = "failed", last_words(self.sweep.folder / job.name / CONSOLE, job.exit_code)
+            job.state, job.error = "failed", last_words(self.sweep.console(job), job.exit_code)
             if not (self.sweep.folder / job.name).is_dir():
                 job.run = None  # a job that never began takes its folder away again
         self.sweep.write()

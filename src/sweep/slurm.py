@@ -9,6 +9,7 @@ done. Either way it goes on in the same run directory, as the same wandb run.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -25,11 +26,12 @@ from src.errors import UserError
 from src.ranks import STOPPED
 from src.run import write_atomically
 from src.sweep.plan import Job, Sweep, now
-from src.sweep.runner import CONSOLE, exit_code, last_words, locked, made
+from src.sweep.runner import exit_code, last_words, locked, made
 from src.sweep.view import View
 
 ASK = 5.0  # seconds between two questions to squeue
 SAVE = 100.0  # seconds that a job has to save; SLURM's warning comes some more before the end
+TIMES = 10**6  # that a job may meet its time limit
 TICKET = "slurm.json"  # in a run directory: the number of its SLURM job, and the exit code when it has ended
 ALIVE = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED"}
 
@@ -60,18 +62,20 @@ class Settings:
 class JobProcess:
     """What submitit runs on the cluster: one job, as a process of its own."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, console: str) -> None:
         self.run = run
+        self.console = console
         self.process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
         """Run the job to its end; the exit code."""
         run = Path(self.run)
-        with (run / CONSOLE).open("ab") as console:
+        with Path(self.console).open("ab") as console:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "src.job", self.run], stdout=console, stderr=subprocess.STDOUT
             )
-            code = self.process.wait()
+            while (code := self.process.poll()) is None:
+                time.sleep(0.2)
         code = code if code >= 0 else STOPPED - code
         if code == STOPPED + signal.SIGTERM:  # SLURM is taking the machine back, and kills us next
             time.sleep(SAVE)
@@ -82,8 +86,19 @@ class JobProcess:
         """Let the job save and end; submitit then queues what this gives back."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(SAVE)
-        return submitit.helpers.DelayedSubmission(JobProcess(self.run))
+            deadline = time.monotonic() + SAVE
+            # not Popen.wait: submitit calls this from a signal handler, which may have interrupted that very method
+            while time.monotonic() < deadline and not ended(self.process.pid):
+                time.sleep(0.2)
+        return submitit.helpers.DelayedSubmission(JobProcess(self.run, self.console))
+
+
+def ended(pid: int) -> bool:
+    """Say whether a child process has ended, without taking its exit code from who waits for it."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 class SlurmRunner:
@@ -124,7 +139,7 @@ class SlurmRunner:
     def submit(self, job: Job) -> None:
         """Hand one job to SLURM."""
         run, settings = made(self.sweep, job), self.settings
-        executor = submitit.SlurmExecutor(folder=run.path / "slurm")
+        executor = submitit.SlurmExecutor(folder=run.path / "slurm", max_num_timeout=TIMES)
         gpus = settings.gpus if settings.gpus is not None else job.config.trainer.devices
         asked: dict[str, Any] = {
             "job_name": job.name,
@@ -138,8 +153,8 @@ class SlurmRunner:
             "setup": settings.setup,
         }
         executor.update_parameters(**{key: value for key, value in asked.items() if value is not None})
-        executor.max_num_timeout = 10**6  # how often a job may meet its time limit
-        number = executor.submit(JobProcess(str(run.path.resolve()))).job_id
+        console = self.sweep.console(job).resolve()
+        number = executor.submit(JobProcess(str(run.path.resolve()), str(console))).job_id
         write_ticket(run.path, {"job": number})
         job.run, job.started, job.error, job.exit_code, job.state = run.path.name, now(), None, None, "waiting"
         self.sweep.write()
@@ -167,7 +182,7 @@ class SlurmRunner:
         elif job.exit_code is None:
             job.state, job.error = "failed", f"it left the queue before its end: see {run.path / 'slurm'}"
         else:
-            job.state, job.error = "failed", last_words(run.path / CONSOLE, job.exit_code)
+            job.state, job.error = "failed", last_words(self.sweep.console(job), job.exit_code)
         self.view.ended(job)
 
 
