@@ -24,17 +24,21 @@ from lightning.pytorch.strategies import Strategy
 
 from src.callbacks.attention_picture import AttentionPicture
 from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.disk_space import DiskSpace
 from src.callbacks.figures import Figures
 from src.callbacks.metrics_csv import MetricsCsv
+from src.callbacks.nonfinite import NonFinite
 from src.callbacks.pattern_picture import PatternPicture
 from src.callbacks.profile import Profile
 from src.callbacks.progress import Progress
 from src.callbacks.samples import PictureSamples, TextSamples
+from src.callbacks.stalled_data import StalledData
 from src.callbacks.stop_signal import StopSignal
 from src.checkpoint.file import SealedCheckpointIO
 from src.config import Config
 from src.config_check import attention_pattern
 from src.data.base import ByteDataModule
+from src.determinism import set_deterministic
 from src.models.flops import TrainingFlops, training_flops
 from src.models.language_model import LanguageModel
 from src.models.sparse_transformer import SparseTransformer
@@ -121,12 +125,15 @@ def data_module(config: Config) -> ByteDataModule:
     return Quickstart(data_dir, **portions)
 
 
-def loggers(config: Config, run: Run, after_step: int, facts: dict[str, Any]) -> list[Logger]:
-    """Build the loggers; wandb goes offline by itself where nobody is logged in, and never asks."""
+def loggers(config: Config, run: Run, after_step: int, rows: int | None, facts: dict[str, Any]) -> list[Logger]:
+    """Build the loggers; wandb goes offline by itself where nobody is logged in, and never asks.
+
+    ``after_step`` and ``rows`` of metrics.csv are those of the checkpoint that the run goes on from.
+    """
     kind = config.logger.kind
     if kind == "none":
         return []
-    built: list[Logger] = [MetricsCsv(run.path / "metrics.csv", after_step)]
+    built: list[Logger] = [MetricsCsv(run.path / "metrics.csv", after_step, rows)]
     if kind == "wandb" and first_process():
         built.append(wandb_logger(config, run, facts))
     return built
@@ -175,6 +182,7 @@ def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
             run.path / "pattern.png", attention_pattern(config.attention), config.model.heads, config.data.context
         ),
         checkpoints(config, run, stop),
+        *watchdogs(config, run),
     ]
     built += samples(config, run, data)
     built += attention_pictures(config, run, data)
@@ -184,6 +192,19 @@ def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
         built.append(Progress())
     if config.debug.trace_after is not None:
         built.append(Profile(run.path / "profile", config.debug.trace_after, config.debug.trace_steps))
+    return built
+
+
+def watchdogs(config: Config, run: Run) -> list[Callback]:
+    """Build what looks after a run: numbers that are not finite, data that do not come, a disk that is nearly full."""
+    watch = config.watch
+    steps = watch.nonfinite_steps if watch.nonfinite == "stop" else None
+    built: list[Callback] = [
+        NonFinite(run.path, config.trainer.log_every, steps, config.seed),
+        DiskSpace(run.checkpoints),
+    ]
+    if watch.stall_seconds is not None:
+        built.append(StalledData(watch.stall_seconds))
     return built
 
 
@@ -300,6 +321,7 @@ def trainer(config: Config, run: Run, max_steps: int, accumulate: int, **parts: 
     settings = config.trainer
     devices, num_nodes = devices_and_nodes(config)
     set_tf32(config.precision.tf32)
+    set_deterministic(config.deterministic)
     precision = precision_plugin(config.precision.name, "cuda" if on_gpu(config) else "cpu")
     return Trainer(
         accelerator=settings.accelerator,

@@ -131,6 +131,15 @@ class LoggerConfig:
 
 
 @dataclass(kw_only=True)
+class WatchConfig:
+    """conf/watch: what is watched while a run trains, and what is done about it."""
+
+    nonfinite: str = _one_of("stop", "skip")
+    nonfinite_steps: int = _at_least(1)
+    stall_seconds: float | None = _at_least(0.1)
+
+
+@dataclass(kw_only=True)
 class PathsConfig:
     """Where data sets and run directories are."""
 
@@ -144,6 +153,7 @@ class Config:
 
     name: str
     seed: int = _at_least(0, below=2**31)
+    deterministic: bool
     resume: str | None
     paths: PathsConfig
     attention: AttentionConfig
@@ -153,6 +163,7 @@ class Config:
     precision: PrecisionConfig
     trainer: TrainerConfig
     logger: LoggerConfig
+    watch: WatchConfig
     debug: DebugConfig
 
 

@@ -26,6 +26,7 @@ CHOICES = {
     "precision": "{name}",
     "trainer": "default",
     "logger": "{kind}",
+    "watch": "default",
     "debug": "none",
 }
 
@@ -64,6 +65,11 @@ CHANGEABLE = (
     "trainer.early_stopping",
     "trainer.progress",
     "trainer.peak_tflops",
+    "watch",
+    "watch.nonfinite",
+    "watch.nonfinite_steps",
+    "watch.stall_seconds",
+    "deterministic",
     "debug",
     "debug.trace_after",
     "debug.trace_steps",
@@ -89,6 +95,10 @@ def read_config(file: Path) -> Config:
 def newer_keys(content: DictConfig) -> DictConfig:
     """Give the keys of conf/ that a saved configuration lacks, with their values."""
     found = OmegaConf.create()
+    root = OmegaConf.load(CONF / "config.yaml")
+    assert isinstance(root, DictConfig)
+    for key in (key for key in schema_leaves() if "." not in key and key in root and key not in content):
+        found[key] = root._get_node(key)
     for group, choice in CHOICES.items():
         saved = OmegaConf.to_container(content).get(group, {})  # type: ignore[union-attr]
         if not isinstance(saved, dict):

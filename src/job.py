@@ -21,13 +21,14 @@ from src.attention.attend import resolve_backend
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.figures import Figures
 from src.callbacks.stop_signal import Interrupted
-from src.checkpoint.file import check_model, inspect, usable, usable_for
+from src.checkpoint.file import METRICS_ROWS, check_model, entry, inspect, usable, usable_for
 from src.checkpoint.shelf import all_rows, remove_drafts
 from src.cli import say_error
 from src.config import Config
 from src.data.base import ByteDataModule
 from src.errors import UserError
 from src.machine import check_machine
+from src.memory import said_if_out_of_memory
 from src.models.block import resolve_block_backend
 from src.models.language_model import LanguageModel
 from src.provenance import append_provenance
@@ -111,7 +112,8 @@ def train_run(run: Run) -> None:
         raise UserError(f"{run.path} is finished at step {max_steps}: raise trainer.max_steps to go on")
     checkpoint, resumed_step = newest_checkpoint(run)
     facts = data.facts() if first_process() else {}  # they may hash a large file
-    loggers = build.loggers(config, run, resumed_step, facts)
+    rows = None if checkpoint is None else entry(checkpoint, METRICS_ROWS)
+    loggers = build.loggers(config, run, resumed_step, rows, facts)
     callbacks = build.callbacks(config, run, data)
     ranks = config.trainer.devices * config.trainer.num_nodes
     accumulate = data.micro_batches(ranks)
@@ -120,11 +122,12 @@ def train_run(run: Run) -> None:
     if checkpoint is not None:
         check_model(checkpoint, language_model)
     if trainer.is_global_zero:
-        remove_drafts(run.checkpoints)
+        remove_drafts(run.path)
         append_provenance(run.provenance_file)
         introduce(run, config, facts, language_model, trainer, resumed_step)
     started = time.monotonic()
-    trainer.fit(language_model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    with said_if_out_of_memory(config, run.path):
+        trainer.fit(language_model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     figures = training_figures(trainer, time.monotonic() - started)
     best = usable_for(run.checkpoint("best"))
     trainer.test(language_model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)

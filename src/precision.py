@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
-from torch import Tensor
 from torch.optim import Optimizer
 
 
@@ -44,8 +43,6 @@ class LossScaling(HalfPrecision):
 
     def __init__(self, device: str = "cuda", initial_scale: float = 2.0**16) -> None:
         super().__init__("16-mixed", device, torch.amp.GradScaler(device, init_scale=initial_scale))
-        self.skipped: Tensor | None = None
-        """Steps that overflowed since this process started: a float32 scalar on the device; None before the first."""
 
     def optimizer_step(  # type: ignore[override]
         self, optimizer: Optimizer, model: LightningModule, closure: Callable[[], Any], **kwargs: Any
@@ -57,7 +54,6 @@ class LossScaling(HalfPrecision):
             return None
         self.scaler.unscale_(optimizer)
         self._after_closure(model, optimizer)
-        self._count_overflow(optimizer)
         done = self.scaler.step(optimizer, **kwargs)
         self.scaler.update()
         return done
@@ -66,13 +62,6 @@ class LossScaling(HalfPrecision):
         """The scale now; waits for the device."""
         assert self.scaler is not None
         return float(self.scaler.get_scale())
-
-    def _count_overflow(self, optimizer: Optimizer) -> None:
-        assert self.scaler is not None
-        plain = getattr(optimizer, "_optimizer", optimizer)
-        found = self.scaler._per_optimizer_states[id(plain)]["found_inf_per_device"]
-        for overflow in found.values():
-            self.skipped = overflow.clone() if self.skipped is None else self.skipped + overflow
 
 
 def precision_plugin(name: str, device: str = "cuda") -> Precision:

@@ -16,6 +16,7 @@ import datetime
 import json
 import secrets
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ class Run:
         run = cls(Path(path))
         if not run.path.is_dir():
             raise UserError(f"{path} is not a run directory: there is no such folder")
-        if not run.config_file.is_file():
+        if not run.config_file.is_file() and run.config_of_checkpoint("is missing") is None:
             raise UserError(f"{path} is not a run directory: it holds no config.yaml")
         return run
 
@@ -103,12 +104,37 @@ class Run:
         return path
 
     def config(self) -> Config:
-        """Read the configuration.
+        """Read the configuration; a damaged config.yaml is made anew from the newest whole checkpoint.
 
         Raises:
-            UserError: config.yaml is damaged or holds keys that this version does not know.
+            UserError: config.yaml is damaged without a checkpoint, or holds keys that this version does not know.
         """
+        try:
+            return read_config(self.config_file)
+        except UserError as error:
+            if self.config_of_checkpoint(f"is damaged ({error})") is None:
+                raise
         return read_config(self.config_file)
+
+    def config_of_checkpoint(self, what: str) -> Path | None:
+        """Write config.yaml as the newest whole checkpoint has it, saying so; None where none can help.
+
+        A config.yaml that is there stays as config.yaml.damaged.
+        """
+        if not any(self.checkpoints.glob("*.ckpt")):
+            return None
+        from src.checkpoint.file import entry, usable  # late: torch takes seconds to import, and is needed here alone
+        from src.checkpoint.shelf import all_rows
+
+        newest = usable(all_rows(self.checkpoints))
+        content = entry(newest, "config")
+        if not isinstance(content, dict):
+            return None
+        print(f"{self.config_file} {what}: taken from {newest}", file=sys.stderr)
+        if self.config_file.is_file():
+            self.config_file.replace(self.config_file.with_name("config.yaml.damaged"))
+        write_atomically(self.config_file, OmegaConf.to_yaml(OmegaConf.create(content)))
+        return newest
 
     def write_config(self, config: Config) -> None:
         """Write the configuration, atomically."""

@@ -1,8 +1,11 @@
 """Run directories: made once, found again, written whole."""
 
+import os
+
 import pytest
 from omegaconf import OmegaConf
 
+from src.checkpoint.file import write
 from src.errors import UserError
 from src.run import Run, write_atomically
 from tests.test_cli import composed
@@ -48,6 +51,41 @@ def test_a_run_of_an_older_version_gets_the_keys_it_lacks(tmp_path):
     read = run.config()
     assert (read.trainer.keep, read.trainer.checkpoint_minutes, read.model.cuda_graph) == (2, 5, True)
     assert (read.trainer.clip, read.debug.trace_after, read.debug.trace_steps) == (0.5, None, 3)
+
+
+def test_groups_and_keys_of_today_come_to_an_older_run(tmp_path):
+    run = Run.create(config(tmp_path))
+    content = OmegaConf.load(run.config_file)
+    del content["watch"], content["deterministic"]
+    OmegaConf.save(content, run.config_file)
+    assert run.config() == config(tmp_path)
+
+
+def checkpointed(tmp_path):
+    """A run with two checkpoints that carry its configuration, as training leaves them."""
+    run = Run.create(config(tmp_path))
+    for step in (1, 2):
+        write({"global_step": step, "state_dict": {}, "config": run.plain_config()}, run.checkpoints / "last.ckpt", 2)
+    return run
+
+
+def test_a_missing_configuration_is_taken_from_the_newest_whole_checkpoint(tmp_path, capsys):
+    run = checkpointed(tmp_path)
+    run.config_file.unlink()
+    os.truncate(run.checkpoints / "last.ckpt", 100)
+    assert Run.find(run.path).config() == config(tmp_path)
+    newest = run.checkpoints / "last-step-0000001.ckpt"
+    assert capsys.readouterr().err == f"{run.config_file} is missing: taken from {newest}\n"
+
+
+@pytest.mark.parametrize("content", ["", "model: [", "\x00", "model: {depth: many}"])
+def test_a_damaged_configuration_is_taken_from_a_checkpoint_and_kept_aside(tmp_path, capsys, content):
+    run = checkpointed(tmp_path)
+    run.config_file.write_text(content)
+    assert Run.find(run.path).config() == config(tmp_path)
+    assert "config.yaml is damaged (" in capsys.readouterr().err
+    assert (run.path / "config.yaml.damaged").read_text() == content
+    assert run.config() == config(tmp_path)
 
 
 def test_missing_checkpoint_says_how_to_make_it(tmp_path):

@@ -83,20 +83,6 @@ def test_eval_of_the_last_checkpoint_leaves_the_best_figures_alone(unbroken):
     assert after["last/val/bytes"] == 1000
 
 
-@pytest.mark.parametrize("steps_done", [4, 5, 8])
-def test_killed_and_resumed_ends_as_the_unbroken_run(unbroken, tmp_path, steps_done):
-    """SIGKILL once some step is logged: before, at and after a validation that was due."""
-    process = started(*TINY, f"data.path={corpus(tmp_path)}", folder=tmp_path)
-    _wait_for_step(tmp_path, steps_done, process)
-    process.kill()
-    process.wait()
-    run = only_run(tmp_path)
-    assert not (run / "summary.json").exists()
-    done = command("train", f"resume={run}", folder=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert_same_outcome(run, unbroken)
-
-
 def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path):
     process = started(*TINY, f"data.path={corpus(tmp_path)}", folder=tmp_path)
     _wait_for_step(tmp_path, 2, process)

@@ -10,8 +10,10 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
+from src.callbacks.metrics_csv import MetricsCsv
 from src.callbacks.stop_signal import Interrupted, StopSignal
 from src.checkpoint.background import BackgroundWriter, Failure
+from src.checkpoint.file import METRICS_ROWS
 from src.checkpoint.shelf import sealed_step
 from src.errors import UserError
 
@@ -142,8 +144,11 @@ class Checkpoints(Checkpoint):
         self.validated_step = state_dict["validated_step"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store the configuration and versions, so that a checkpoint says what it is and serves by itself."""
+        """Store configuration and versions, so that a checkpoint serves by itself, and how long metrics.csv is."""
         checkpoint.update(self.about)
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCsv):
+                checkpoint[METRICS_ROWS] = logger.count
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Count Lightning's batches in today's micro-batches: the split of a step may have changed since."""
@@ -165,6 +170,8 @@ class Checkpoints(Checkpoint):
         """Collect the state, on all ranks, and let the first one begin to write it."""
         self._finish_writing()  # before the state is collected: a best model that is not on the disk is not in it
         began = time.monotonic()
+        for logger in trainer.loggers:
+            logger.save()
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         if trainer.is_global_zero:
             self.writer.write(checkpoint, [self.folder / f"{name}.ckpt" for name in names])

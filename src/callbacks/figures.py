@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
 
 from src.models.flops import TrainingFlops
+from src.models.guard import StepGuard
 from src.models.language_model import LanguageModel
 from src.precision import LossScaling
 
@@ -166,6 +167,7 @@ class Figures(Callback):
             "train/bits_per_byte": bits,
             "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "train/bytes_seen": float(step * self.step_bytes),
+            **_guard_figures(trainer.lightning_module.guard),
             "train/data_wait": min(1.0, (self.loader.waited - waited) / spent),
             **self._speed((self.steps - steps) / spent),
             **_device_figures(trainer),
@@ -190,6 +192,13 @@ class Figures(Callback):
             logger.log_metrics(dict(figures), step=step)
 
 
+def _guard_figures(guard: StepGuard) -> dict[str, float]:
+    """Norm of the last step's gradients before clipping, and the steps that changed nothing, not being finite."""
+    if guard.norm is None or guard.counts is None:
+        return {}
+    return {"train/gradient_norm": float(guard.norm), "train/skipped_steps": float(guard.counts[guard.SKIPPED])}
+
+
 def _device_figures(trainer: Trainer) -> dict[str, float]:
     """Peak memory of the fullest device in GiB, and what loss scaling does; the device has been waited for."""
     figures: dict[str, float] = {}
@@ -199,5 +208,4 @@ def _device_figures(trainer: Trainer) -> dict[str, float]:
         figures["train/peak_memory_gib"] = float(trainer.strategy.reduce(peak, reduce_op="max"))
     if isinstance(scaling := trainer.precision_plugin, LossScaling):
         figures["train/loss_scale"] = scaling.loss_scale()
-        figures["train/skipped_steps"] = float(scaling.skipped or 0)
     return figures

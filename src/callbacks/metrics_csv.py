@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,17 @@ class MetricsCsv(Logger):
     Args:
         file: where the rows go.
         after_step: rows of later steps are dropped: a resumed run writes them anew.
+        count: the rows that the checkpoint has seen, where it says so: the others are dropped, also those of a
+            validation whose end is not in the checkpoint, and which the resumed run makes up for.
     """
 
-    def __init__(self, file: Path, after_step: int = 0) -> None:
+    def __init__(self, file: Path, after_step: int = 0, count: int | None = None) -> None:
         super().__init__()
         self.file = file
         self.columns = ["step"]
-        self._continue(after_step)
+        self.count = 0
+        """Rows in the file."""
+        self._continue(after_step, count)
 
     @property
     def name(self) -> str:  # noqa: D102
@@ -50,10 +55,21 @@ class MetricsCsv(Logger):
             self._write(rows)
         with self.file.open("a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
+        self.count += 1
 
     @rank_zero_only
-    def _continue(self, after_step: int) -> None:
-        rows = [row for row in self._rows() if row["step"].isdecimal() and int(row["step"]) <= after_step]
+    def save(self) -> None:
+        """Put the rows on the disk: called before a checkpoint, which must not outlive them in a power cut."""
+        if self.file.is_file():
+            with self.file.open("rb") as file:
+                os.fsync(file.fileno())
+
+    @rank_zero_only
+    def _continue(self, after_step: int, count: int | None) -> None:
+        rows = self._rows()[:count]
+        if count is None:
+            rows = [row for row in rows if row["step"].isdecimal() and int(row["step"]) <= after_step]
+        self.count = len(rows)
         if rows:
             self.columns = list(rows[0])
             self._write(rows)

@@ -7,8 +7,8 @@ front of the next one, and the thread waits for them. Whatever needs all ranks i
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,14 +84,17 @@ class BackgroundWriter:
     def __init__(self, keep: int) -> None:
         self.keep = keep
         self._snapshots = Snapshots()
-        self._thread: threading.Thread | None = None
+        # no daemon: where the interpreter ends in the middle of a file, it ends after it
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        # started now: a thread that is started once memory is short may leave its starter waiting for ever
+        self._work_in_hand: Future[Any] = self._thread.submit(int)
         self._failure: Failure | None = None
         self._fault: BaseException | None = None
 
     @property
     def busy(self) -> bool:
         """Whether a checkpoint is being written."""
-        return self._thread is not None and self._thread.is_alive()
+        return not self._work_in_hand.done()
 
     def write(self, checkpoint: Mapping[str, Any], paths: Sequence[Path]) -> None:
         """Copy ``checkpoint`` and begin to write it to ``paths``, one after the other; waits for the one before.
@@ -100,15 +103,11 @@ class BackgroundWriter:
         """
         self.wait()
         snapshot, complete = self._snapshots.take(checkpoint)
-        # no daemon: where the interpreter ends in the middle of a file, it ends after it
-        self._thread = threading.Thread(target=self._work, args=(snapshot, complete, tuple(paths)), name="checkpoint")
-        self._thread.start()
+        self._work_in_hand = self._thread.submit(self._work, snapshot, complete, tuple(paths))
 
     def wait(self) -> None:
         """Return once nothing is being written."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        wait([self._work_in_hand])
 
     def failure(self) -> Failure | None:
         """Give, once, what could not be written; None if all is well or still under way.

@@ -18,6 +18,7 @@ from src.checkpoint.shelf import row, step_aside, tidy
 from src.errors import UserError
 
 SHOWN = 4  # differing keys that a message names
+METRICS_ROWS = "metrics_rows"  # in a checkpoint: rows that metrics.csv had when it was taken
 log = logging.getLogger(__name__)
 
 
@@ -51,10 +52,13 @@ def inspect(path: Path) -> int:
         Damaged: it is not; the message says why.
     """
     try:
-        check_seal(path)
+        seal = check_seal(path)
     except OSError as error:
         raise Damaged(f"it cannot be read: {error.strerror}") from error
-    return int(_loaded(path, mmap=True).get("global_step", 0))
+    step = int(_loaded(path, mmap=True).get("global_step", 0))
+    if seal is not None and seal.step != step:
+        raise Damaged(f"its seal says step {seal.step} and its content step {step}")
+    return step
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -67,6 +71,11 @@ def read(path: Path) -> dict[str, Any]:
         return _loaded(path, mmap=False)
     except Damaged as error:
         raise UserError(f"{path} cannot be read as a checkpoint: {error}") from error
+
+
+def entry(path: Path, name: str) -> Any:
+    """Give one entry of a whole checkpoint, such as its ``config``, without reading its tensors; None if not there."""
+    return _loaded(path, mmap=True).get(name)
 
 
 def usable(candidates: Sequence[Path]) -> Path:

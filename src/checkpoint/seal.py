@@ -17,6 +17,7 @@ from src.errors import UserError
 
 BLOCK = 1 << 20
 NO_COMMENT = b"\0\0"  # an archive without a comment ends with the length of it
+END_OF_ARCHIVE, SIGNATURE = 22, b"PK\5\6"  # the last record of a zip archive, before its comment
 TEXT = "sparse-transformer checkpoint, step {step}, sha256 {digest}"
 PATTERN = re.compile(rb"sparse-transformer checkpoint, step (\d{1,18}), sha256 ([0-9a-f]{64})\Z")
 LONGEST = len(TEXT) + 18 + 64
@@ -112,8 +113,15 @@ def check_seal(path: Path) -> Seal | None:
 
 
 def _check_members(path: Path) -> None:
-    if path.stat().st_size == 0:
+    size = path.stat().st_size
+    if size == 0:
         raise Damaged("it is empty")
+    with path.open("rb") as file:
+        file.seek(max(0, size - LONGEST - END_OF_ARCHIVE))
+        tail = file.read()
+    end = tail[-END_OF_ARCHIVE:]
+    if SIGNATURE in tail and not (end.startswith(SIGNATURE) and end.endswith(NO_COMMENT)):
+        raise Damaged("its seal is damaged")
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()

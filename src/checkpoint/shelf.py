@@ -70,8 +70,8 @@ def tidy(newest: Path, step: int, keep: int) -> None:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what processes that were killed while they wrote have left."""
-    for draft in folder.glob(".*.draft"):
+    """Remove what processes that were killed while they wrote have left in a run directory and its folders."""
+    for draft in (*folder.glob(".*.draft"), *folder.glob("*/.*.draft")):
         draft.unlink(missing_ok=True)
 
 

@@ -16,6 +16,7 @@ from src.data.byte_windows import Bytes, ByteStore, EvalWindows, TrainWindows
 from src.data.loading import EvalDataset, EvalItems, TrainDataset, TrainItems, loader
 from src.data.sampler import EvalBatchSampler, TrainBatchSampler, TrainOrder, micro_batch_size
 from src.data.score_windows import ScoreBatchSampler, ScoreWindows
+from src.data.waiting import Waits
 from src.errors import UserError
 
 Fact = str | int | bool
@@ -84,6 +85,8 @@ class ByteDataModule(LightningDataModule):
         self.micro_batch = micro_batch
         self.eval_batch_size = eval_batch_size
         self.workers = workers
+        self.waits = Waits()
+        """What this process waits for while it waits for a batch."""
         self._splits: Splits | None = None
 
     @abstractmethod
@@ -172,15 +175,15 @@ class ByteDataModule(LightningDataModule):
             stop_step=stop,
         )
         order = TrainOrder(self.train_sequences, self.seed)
-        return self._loader(TrainDataset(self.splits.train, order), sampler)
+        return self._loader("training", TrainDataset(self.splits.train, order), sampler)
 
     def val_dataloader(self) -> DataLoader[Bytes]:
         """Load this device's share of the whole validation split."""
-        return self._eval_loader(self.splits.val)
+        return self._eval_loader("validation", self.splits.val)
 
     def test_dataloader(self) -> DataLoader[Bytes]:
         """Load this device's share of the whole test split."""
-        return self._eval_loader(self.splits.test)
+        return self._eval_loader("test", self.splits.test)
 
     def score_dataloader(
         self, split: str, batch_size: int, min_context: int = 0, rank: int = 0, world: int = 1
@@ -201,23 +204,23 @@ class ByteDataModule(LightningDataModule):
         if min_context:
             items = self.overlapping(items, min_context)
         sampler = ScoreBatchSampler(len(items), batch_size, rank, world)
-        return self._loader(EvalDataset(items), sampler)
+        return self._loader(split, EvalDataset(items), sampler)
 
     def overlapping(self, items: EvalItems, min_context: int) -> EvalItems:
         """Give the windows of a split that overlap by ``min_context`` bytes."""
         raise UserError(f"eval.min_context must be 0 for pictures, found {min_context}: each is one whole sequence")
 
-    def _eval_loader(self, items: EvalItems) -> DataLoader[Bytes]:
+    def _eval_loader(self, name: str, items: EvalItems) -> DataLoader[Bytes]:
         rank, world = self._place()
         size = self.eval_batch_size or micro_batch_size(self.batch_size, world, self.micro_batch)
-        return self._loader(EvalDataset(items), EvalBatchSampler(len(items), size, rank, world))
+        return self._loader(name, EvalDataset(items), EvalBatchSampler(len(items), size, rank, world))
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _loader(self, dataset: Dataset[Any], sampler: Sampler[list[int]]) -> DataLoader[Any]:
+    def _loader(self, name: str, dataset: Dataset[Any], sampler: Sampler[list[int]]) -> DataLoader[Any]:
         cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return loader(dataset, sampler, self.workers, pin_memory=cuda)
+        return loader(name, self.waits, dataset, sampler, self.workers, pin_memory=cuda)
 
 
 class WindowDataModule(ByteDataModule):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from src.data.byte_windows import Bytes
 from src.data.sampler import EMPTY, IntArray, TrainOrder
 from src.data.score_windows import Scored
+from src.data.waiting import Waits
 
 
 class TrainItems(Protocol):
@@ -79,13 +81,31 @@ class EvalDataset(Dataset[Any]):
         return self.items.batch(np.array(indices, dtype=np.int64))
 
 
-class _StepLoader(DataLoader[Any]):
-    """A loader that resumes by its step, so it keeps no state; saying so spares Lightning its warning."""
+class WatchedLoader(DataLoader[Any]):
+    """A loader that notes when it is waited for.
 
-    def state_dict(self) -> dict[str, Any]:
+    It resumes by its step, so it keeps no state; saying so spares Lightning its warning.
+    """
+
+    def __init__(self, name: str, waits: Waits, dataset: Dataset[Any], **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self.name = name
+        self.waits = waits
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        with self.waits.noted(self.name):
+            batches = super().__iter__()
+        while True:
+            with self.waits.noted(self.name, batches):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         pass
 
 
@@ -94,10 +114,15 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def loader(
-    dataset: Dataset[Any], batches: Sampler[list[int]], workers: int, pin_memory: bool = False
+    name: str, waits: Waits, dataset: Dataset[Any], batches: Sampler[list[int]], workers: int, pin_memory: bool = False
 ) -> DataLoader[Any]:
-    """Build a loader of the batches that a sampler names, read by ``workers`` processes."""
-    return _StepLoader(
+    """Build a loader of the batches that a sampler names, read by ``workers`` processes.
+
+    It notes in ``waits`` under its ``name`` when it is waited for.
+    """
+    return WatchedLoader(
+        name,
+        waits,
         dataset,
         batch_sampler=batches,
         num_workers=workers,

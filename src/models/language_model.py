@@ -14,6 +14,7 @@ from torch import Tensor
 
 from src.models.block import resolve_block_backend
 from src.models.captured import CapturedLoss
+from src.models.guard import StepGuard, gradient_norm
 from src.models.metric import BitsPerByte
 from src.models.schedule import decay_groups, warmup_cosine
 from src.models.sparse_transformer import SparseTransformer
@@ -80,7 +81,9 @@ class LanguageModel(LightningModule):
         self.cuda_graph = cuda_graph
         self.captured = CapturedLoss(model, self._loss)
         self.metrics = torch.nn.ModuleDict({"val": BitsPerByte(), "test": BitsPerByte()})
+        self.guard = StepGuard()
         self.step_losses: list[Tensor] = []
+        self.step_bytes: list[Tensor] = []
         self.figures: dict[str, Figure] = {}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,6 +95,7 @@ class LanguageModel(LightningModule):
         micro = batch_idx % self.trainer.accumulate_grad_batches
         if micro == 0:
             self.step_losses.clear()
+            self.step_bytes.clear()
         torch.manual_seed(derived_seed(self.seed, self.trainer.global_step, micro, self.trainer.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -102,6 +106,7 @@ class LanguageModel(LightningModule):
         else:
             loss = self._loss(batch.x)
         self.step_losses.append(loss.detach())
+        self.step_bytes.append(batch.x)
         return loss
 
     def captures(self, device: torch.device) -> bool:
@@ -114,6 +119,27 @@ class LanguageModel(LightningModule):
         accumulate = self.trainer.accumulate_grad_batches
         if len(self.step_losses) < accumulate and self.captures(self.device):
             self.captured.detach_gradients()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of all gradients (section 6), and keep a step that is not finite from changing anything."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        norm = gradient_norm(parameters)
+        if gradient_clip_val:
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        self.guard.admit(
+            getattr(optimizer, "_optimizer", optimizer),
+            torch.stack(self.step_losses).mean(),
+            norm,
+            torch.stack(self.step_bytes),
+            self.trainer.global_step,
+            None if scaler is None else scaler._scale,
+        )
 
     def step_bits_per_byte(self) -> Tensor:
         """Bits per byte of the optimizer step in progress or just done, on this process; a float32 scalar."""

@@ -12,6 +12,7 @@ import torch
 from src.callbacks.figures import Figures, LoaderClock
 from src.callbacks.progress import short_figures
 from src.models.flops import TrainingFlops
+from src.models.guard import StepGuard
 from src.models.language_model import LanguageModel
 
 FLOPS = TrainingFlops(products=600, attention=400, dense_attention=1400)
@@ -23,6 +24,7 @@ class Model(LanguageModel):
     def __init__(self) -> None:
         torch.nn.Module.__init__(self)
         self.reads = 0
+        self.guard = StepGuard()
 
     def step_bits_per_byte(self) -> torch.Tensor:
         self.reads += 1

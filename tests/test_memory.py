@@ -1,0 +1,83 @@
+"""Out of memory: one sentence with settings that lead out, each with what it saves."""
+
+import re
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from src.errors import UserError
+from src.memory import activation_bytes, said_if_out_of_memory, savings, sentence
+from tests.in_process import new_run, train
+from tests.runs import TINY, command, corpus
+from tests.test_cli import composed
+
+GIB = 2**30
+
+
+def test_settings_are_those_that_can_be_lowered_and_the_larger_gain_comes_first(tmp_path):
+    config = composed("experiment=enwik8", "model.recompute=none", "data.micro_batch=8")
+    new_run_settings, resumed = savings(config)
+    assert list(resumed) == ["model.recompute=block", "data.micro_batch=4", "model.recompute=light"]
+    assert list(new_run_settings) == ["data.context=6144"]
+    assert resumed["data.micro_batch=4"] == activation_bytes(config) / 2
+
+
+def test_the_estimate_is_near_what_was_measured():
+    """docs/training.md: the paper's enwik8 model, batch 2, bf16, on an H200; between the kinds of recomputing."""
+    by_kind = {
+        kind: activation_bytes(composed("experiment=enwik8", "data.batch_size=2", f"model.recompute={kind}")) / GIB
+        for kind in ("none", "light", "block")
+    }
+    assert by_kind["none"] - by_kind["light"] == pytest.approx(10.1 - 6.0, rel=0.15)
+    assert by_kind["light"] - by_kind["block"] == pytest.approx(6.0 - 2.6, rel=0.15)
+
+
+@pytest.mark.parametrize("experiment", ["cifar10", "imagenet64", "long", "quickstart"])
+def test_something_can_always_be_lowered_and_it_is_allowed(experiment):
+    from src.config_check import check
+
+    config = composed(f"experiment={experiment}", "data.path=FILE")
+    new, resumed = savings(config)
+    assert new or resumed
+    for setting, saved in {**new, **resumed}.items():
+        assert saved > 0
+        changed = [setting] if not setting.startswith("precision") else ["precision=bf16"]
+        check(composed(f"experiment={experiment}", "data.path=FILE", *changed))
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="something else"), said_if_out_of_memory(composed(), tmp_path):
+        raise RuntimeError("something else")
+
+
+def test_a_cpu_that_has_no_memory_left_is_said_too(tmp_path):
+    with pytest.raises(UserError, match="the memory of the device does not suffice"):  # noqa: SIM117
+        with said_if_out_of_memory(composed(), tmp_path):
+            torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def test_a_job_says_it_in_one_sentence(tmp_path):
+    class Full(Callback):
+        def on_train_batch_end(self, trainer, *args):
+            if trainer.global_step == 4:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    run = new_run(tmp_path)
+    with pytest.raises(UserError) as refused:
+        train(run, Full())
+    said = str(refused.value)
+    assert said == sentence(run.config(), run.path)
+    assert re.search(r"data\.micro_batch=2 saves \d+\.\d\d GiB", said)
+    assert said.endswith(f"; go on with python -m src.train resume={run.path} and one of them")
+    train(run)
+
+
+@pytest.mark.slow
+def test_the_exit_code_is_that_of_what_a_user_can_mend(tmp_path):
+    """A batch that no machine can hold."""
+    changes = ("data.context=1024", "data.batch_size=134217728", "trainer.max_steps=1", f"data.path={corpus(tmp_path)}")
+    done = command("train", *TINY, *changes, "data.workers=0", folder=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "error: the memory of the device does not suffice" in done.stderr
+    assert "Traceback" not in done.stderr
