@@ -2,19 +2,23 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TOOLS := .tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all test-gpu lint format bench
+.PHONY: help setup train test test-all test-gpu lint format bench lock audit licences
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.done ## Install everything into .venv
 
-$(VENV)/.done: pyproject.toml
+# First the locked versions, whose hashes pip checks; then what the lock leaves open: torch, triton, this project.
+$(VENV)/.done: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed, found $$($(PYTHON) --version 2>&1): run make PYTHON=python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock || \
+		echo "requirements.lock does not fit this machine: versions are chosen by the ranges of pyproject.toml"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
@@ -41,3 +45,21 @@ format: setup ## Format the code
 
 bench: setup ## Attention against other implementations, on the GPU (on the CPU: scripts.bench_factorized)
 	$(BIN)/python -m scripts.bench_attention $(ARGS)
+
+$(TOOLS)/.done:
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet 'pip-tools>=7.5,<8' 'pip-audit>=2.9,<3' 'pip-licenses>=5.5,<6'
+	@touch $@
+
+lock: $(TOOLS)/.done ## Write requirements.lock anew from pyproject.toml (ARGS=--upgrade for newer versions)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "error: the lock is made with Python 3.11, found $$($(PYTHON) --version 2>&1): run make lock PYTHON=python3.11"; exit 2; }
+	CUSTOM_COMPILE_COMMAND="make lock" $(TOOLS)/bin/pip-compile --quiet --extra dev --generate-hashes --strip-extras \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+		--unsafe-package torch --unsafe-package triton --unsafe-package sparse-transformer --output-file requirements.lock $(ARGS) pyproject.toml
+
+audit: setup $(TOOLS)/.done ## Look the installed versions up among known vulnerabilities
+	$(BIN)/python -m scripts.audit $(TOOLS)/bin/pip-audit
+
+licences: setup $(TOOLS)/.done ## Write docs/licences.md; fails on a licence that nobody has read yet
+	$(BIN)/python -m scripts.licences $(TOOLS)/bin/pip-licenses

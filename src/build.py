@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import netrc
-import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,6 +47,8 @@ from src.provenance import versions
 from src.ranks import first_process, place
 from src.run import Run
 from src.strategy import COMPRESSION, DataParallel, FullyShard, ShardedLanguageModel
+from src.wandb_login import login_known
+from src.wandb_run import started
 
 PROMPT_BYTES = 128
 
@@ -150,25 +150,12 @@ def wandb_logger(config: Config, run: Run, facts: dict[str, Any]) -> WandbLogger
         tags=config.logger.tags,
         id=run.wandb_id(),
         resume="allow",
-        offline=not wandb_login_known(),
+        offline=not login_known(),
         settings=wandb.Settings(silent=True),
         config={**run.plain_config(), **config.logger.columns, **({"data_facts": facts} if facts else {})},
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning passes it on; wandb warns of it at every start
-    return logger
-
-
-def wandb_login_known() -> bool:
-    """Say whether wandb may go online: nothing tells it to stay off, and a key is in the environment or netrc."""
-    if os.environ.get("WANDB_MODE", "online") != "online":
-        return False
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0]
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    return started(logger, run.path / "wandb" / "latest-run")
 
 
 def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:

@@ -5,19 +5,28 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from src.config import Config, EvalConfig, SampleConfig, schema_leaves
-from src.errors import UserError
+from src.errors import UserError, of_the_machine
+from src.interrupt import STOPPED, raise_again
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 WORDS = {
@@ -46,15 +55,21 @@ def command(config_name: str, task: Callable[[DictConfig], None]) -> None:
         composing = False
         try:
             task(cfg)
-        except UserError as error:
-            mistakes.append(error)
-            say_error(error)
+        except Exception as error:
+            told = error if isinstance(error, UserError) else of_the_machine(error)
+            if told is None:
+                raise
+            mistakes.append(told)
+            say_error(told)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of Hydra's own printing
     try:
+        raise_again()
+        _check_words()
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
-    except (HydraException, OmegaConfBaseException) as error:
-        say_error(UserError(composition_sentence(error)))
+    except (HydraException, OmegaConfBaseException, ArgumentError) as error:
+        ours = error.__cause__  # of a launcher or sweeper of ours, which Hydra builds
+        say_error(ours if isinstance(ours, UserError) else UserError(composition_sentence(error)))
         sys.exit(2)
     except UserError as error:  # of a sweep as a whole
         say_error(error)
@@ -66,7 +81,7 @@ def command(config_name: str, task: Callable[[DictConfig], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(STOPPED)
     if mistakes:
         sys.exit(2)
 
@@ -92,7 +107,7 @@ def typed(cfg: DictConfig, kind: type[Config] = Config) -> Config:
             raise UserError(_unknown(key))
     try:
         return OmegaConf.to_object(cfg)  # type: ignore[return-value]
-    except MissingMandatoryValue as error:
+    except OmegaConfBaseException as error:
         raise UserError(composition_sentence(error)) from error
 
 
@@ -104,13 +119,10 @@ def overridden_keys() -> list[str]:
 
 def composition_sentence(error: BaseException) -> str:
     """Say in one sentence what Hydra or OmegaConf found wrong: the key, the value and what is allowed."""
-    if isinstance(error.__cause__, UserError):  # of a launcher or sweeper of ours, which Hydra builds
-        return str(error.__cause__)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(cause, "full_key", None)
     if isinstance(error, MissingConfigException):
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={choice} is no choice of conf/{group}/: allowed are {', '.join(error.options or ())}"
+        return _missing_file(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} cannot be read as KEY=VALUE: quote values that hold blanks, commas or brackets"
     if isinstance(cause, ValidationError) and key:
@@ -118,6 +130,8 @@ def composition_sentence(error: BaseException) -> str:
         return f"{key} must be {allowed}, found {getattr(cause, 'value', None) or _value_given(key)!r}"
     if isinstance(cause, MissingMandatoryValue) and key:
         return f"{key} has no value: give it as {key}=VALUE"
+    if isinstance(cause, InterpolationResolutionError | GrammarParseError) and key:
+        return f"{key} cannot be resolved: {str(cause).splitlines()[0]}"
     if key:
         return _unknown(_key_given(key))
     first = str(error).strip().splitlines()[0]
@@ -126,10 +140,30 @@ def composition_sentence(error: BaseException) -> str:
     return first
 
 
+def _missing_file(error: MissingConfigException) -> str:
+    group, _, choice = str(error.missing_cfg_file).rpartition("/")
+    if group:
+        return f"{group}={choice} is no choice of conf/{group}/: allowed are {', '.join(error.options or ())}"
+    return f"--config-name={choice} is no file of conf/: leave it out, each command has its own"
+
+
 def allowed_words(type_name: str) -> str:
     """Say a type of the schema in words."""
     names = [part.strip() for part in type_name.split("|")]
     return " or ".join("null" if name == "None" else WORDS.get(name, name) for name in names)
+
+
+def _check_words() -> None:
+    """Refuse words that Hydra would answer with its usage, or with the keys that are then missing."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    known, unknown = parser.parse_known_args()
+    if unknown:
+        raise ArgumentError(None, f"{unknown[0]} is no option: keys are given as KEY=VALUE, --help lists them all")
+    for word in known.overrides:
+        key = word.partition("=")[0].removeprefix("~")
+        if word.startswith("~") and any(f"{leaf}.".startswith(f"{key}.") for leaf in _all_leaves()):
+            raise ArgumentError(None, f"{word} takes away what every run needs: give {key} a value instead")
 
 
 def _all_leaves() -> dict[str, str]:

@@ -17,6 +17,7 @@ from src.errors import UserError
 
 # Pixels of a row of each picture data set.
 PICTURE_SIDES = {"cifar10": 32, "imagenet64": 64}
+LONGEST_NAME = 200  # file systems take 255, and a time stamp follows
 _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
@@ -37,6 +38,8 @@ def check(config: Config) -> None:
         raise UserError("data.path must name a file for data=bytes, found null")
     if not (name := config.name) or not set(name) <= _NAME_CHARACTERS or name.startswith(("-", ".")):
         raise UserError(f"name must be made of letters, digits, '.', '_' and '-', found {name!r}")
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"name must have at most {LONGEST_NAME} characters, found {len(name)}")
 
 
 def check_eval(command_line: EvalConfig, config: Config) -> list[int]:

@@ -88,7 +88,9 @@ def read_config(file: Path) -> Config:
             raise ValueError("it is not a table of keys")
         merged = OmegaConf.merge(OmegaConf.structured(Config), newer_keys(content), content)
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
-    except (OmegaConfBaseException, YAMLError, ValueError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
 
 

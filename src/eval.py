@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from src.interrupt import stop_quietly
+
+    stop_quietly()
+
 import sys
 from typing import cast
 

@@ -6,6 +6,11 @@ float64, so the figure does not depend on the devices.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from src.interrupt import stop_quietly
+
+    stop_quietly()
+
 import signal
 import sys
 import time
@@ -21,6 +26,7 @@ from src.checkpoint.file import check_model, read, usable_for
 from src.cli import say_error
 from src.errors import UserError
 from src.eval_request import Request
+from src.interrupt import raise_again
 from src.job import SAME_MISTAKE, check_count, finish_wandb, prepared_data, quiet_libraries
 from src.ranks import end_with_supervisor, first_process, place
 from src.report import evaluation_table
@@ -50,6 +56,7 @@ def main(arguments: list[str]) -> int:
     end_with_supervisor()
     code = 1
     try:
+        raise_again()
         evaluate(Request.read(Path(arguments[0])))
         code = 0
     except UserError as error:

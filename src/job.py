@@ -5,6 +5,11 @@ Every way to start training ends here: a single run, each job of a sweep, each r
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from src.interrupt import stop_quietly
+
+    stop_quietly()
+
 import logging
 import signal
 import sys
@@ -16,8 +21,8 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Trainer
 
-from src import build
-from src.attention.attend import resolve_backend
+from src import build, interrupt, run_lock
+from src.attention.attend import resolve_backend, triton_problem
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.figures import Figures
 from src.callbacks.stop_signal import Interrupted
@@ -26,13 +31,13 @@ from src.checkpoint.shelf import all_rows, remove_drafts
 from src.cli import say_error
 from src.config import Config
 from src.data.base import ByteDataModule
-from src.errors import UserError
+from src.errors import UserError, of_the_machine
 from src.machine import check_machine
 from src.memory import said_if_out_of_memory
 from src.models.block import resolve_block_backend
 from src.models.language_model import LanguageModel
 from src.provenance import append_provenance
-from src.ranks import end_with_supervisor, first_process, place, supervise
+from src.ranks import end_with_supervisor, first_process, place, stands_for_job, supervise
 from src.report import results_table
 from src.run import Run
 
@@ -47,6 +52,8 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         run = Run.find(arguments[0])
+        if stands_for_job():
+            run_lock.take(run.path)
     except UserError as error:
         say_error(error)
         return 2
@@ -55,6 +62,7 @@ def main(arguments: list[str]) -> int:
         return code
     code = 1
     try:
+        interrupt.raise_again()
         set_up_logging(run.path / "train.log")
         train_run(run)
         code = 0
@@ -71,11 +79,23 @@ def main(arguments: list[str]) -> int:
     except (KeyboardInterrupt, SystemExit):  # before or after training; Lightning turns the first into the second
         code = 128 + signal.SIGINT
         log.info("stopped; start again with:  python -m src.train resume=%s", run.path)
-    except Exception:
-        log.exception("the job failed; its state is in %s", run.path)
+    except Exception as error:
+        code = failed(run, error)
     finally:
         finish_wandb(code)
     return code
+
+
+def failed(run: Run, error: Exception) -> int:
+    """Say why the job failed, and give its exit code: a sentence where the machine is too small, else the traceback."""
+    told = of_the_machine(error)
+    if told is None:
+        log.error("the job failed; its state is in %s", run.path, exc_info=error)
+        return 1
+    say_error(told)
+    if first_process():
+        run.discard_if_unused()
+    return 2
 
 
 def started_ranks(run: Run) -> int | None:
@@ -178,6 +198,8 @@ def introduce(
     log.info("model with %s parameters, context %s", f"{parameters:,}", f"{config.data.context:,}")
     log.info("attention %s (%s), backend %s", config.attention.pattern, config.attention.mode, backend)
     log.info("residual blocks %s, recompute %s", blocks, config.model.recompute)
+    if device.type == "cuda" and (problem := triton_problem(device)):
+        log.warning("no kernels of our own on this GPU: %s", problem)
     log.info("%s steps of %s bytes", f"{trainer.max_steps:,}", f"{config.data.batch_size * config.data.context:,}")
     what = f"{trainer.world_size} devices" if trainer.world_size > 1 else "1 device"
     log.info("%s (%s), precision %s", what, trainer.strategy.root_device.type, config.precision.name)

@@ -7,6 +7,7 @@ from pathlib import Path
 from src.config import Config
 from src.errors import UserError
 from src.ranks import check_ranks
+from src.wandb_login import check_wandb
 
 
 def check_machine(config: Config) -> None:
@@ -17,9 +18,11 @@ def check_machine(config: Config) -> None:
     """
     if config.data.name == "bytes" and not Path(str(config.data.path)).is_file():
         raise UserError(f"data.path must be an existing file, found {config.data.path}")
+    check_wandb(config.logger)
     check_ranks(config.trainer.devices, config.trainer.num_nodes)
     wants_gpu = config.trainer.accelerator == "gpu" or config.precision.name == "fp16"
-    if wants_gpu or config.trainer.devices > 1 or config.attention.backend == "triton":
+    wants_triton = config.attention.backend == "triton" or config.model.backend == "fused"
+    if wants_gpu or wants_triton or config.trainer.devices > 1:
         _check_devices(config)
 
 
@@ -40,7 +43,8 @@ def _check_devices(config: Config) -> None:
         )
     if config.trainer.gradient_compression == "bf16" and config.trainer.devices > 1 and not on_gpu:
         raise UserError("trainer.gradient_compression=bf16 needs GPUs: between CPU processes take fp16 or none")
-    if config.attention.backend == "triton":
-        problem = triton_problem(torch.device("cuda" if on_gpu else "cpu"))
-        if problem:
-            raise UserError(f"attention.backend=triton cannot run here: {problem}; take torch or auto")
+    problem = triton_problem(torch.device("cuda" if on_gpu else "cpu"))
+    if config.attention.backend == "triton" and problem:
+        raise UserError(f"attention.backend=triton cannot run here: {problem}; take torch or auto")
+    if config.model.backend == "fused" and problem:
+        raise UserError(f"model.backend=fused cannot run here: {problem}; take eager or auto")

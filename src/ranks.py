@@ -45,10 +45,14 @@ class Place:
 
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:
-    """Read from the environment which rank this process is."""
+    """Read from the environment which rank this process is.
+
+    Raises:
+        UserError: a number there is none.
+    """
 
     def number(name: str, otherwise: int = 0) -> int:
-        return int(environment.get(name, otherwise))
+        return whole_number(name, environment.get(name, str(otherwise)))
 
     for launcher, sign in (("supervise", LAUNCHED), ("torchrun", "TORCHELASTIC_RUN_ID")):
         if sign in environment:
@@ -62,6 +66,12 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
 def first_process() -> bool:
     """Say whether this is the first rank of the job: the one that prints, logs and writes."""
     return place().rank == 0
+
+
+def stands_for_job() -> bool:
+    """Say whether this process stands for the whole job: a job's ranks, on all its machines, are one job."""
+    here = place()
+    return here.launcher != "supervise" and here.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def check_ranks(devices: int, num_nodes: int, here: Place | None = None) -> None:
@@ -81,11 +91,32 @@ def check_ranks(devices: int, num_nodes: int, here: Place | None = None) -> None
         raise UserError(
             f"srun must be told --ntasks-per-node={devices}: its --ntasks alone says not which GPU is whose"
         )
-    if here.launcher == "none" and num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= set(os.environ):
-        raise UserError(
-            f"trainer.num_nodes={num_nodes} needs torchrun or srun, or MASTER_ADDR, MASTER_PORT and NODE_RANK "
-            "in the environment of each machine: see docs/training.md"
-        )
+    if here.launcher == "none" and num_nodes > 1:
+        if not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= set(os.environ):
+            raise UserError(
+                f"trainer.num_nodes={num_nodes} needs torchrun or srun, or MASTER_ADDR, MASTER_PORT and NODE_RANK "
+                "in the environment of each machine: see docs/training.md"
+            )
+        _check_meeting_place(num_nodes)
+
+
+def _check_meeting_place(num_nodes: int) -> None:
+    port = whole_number("MASTER_PORT", os.environ["MASTER_PORT"])
+    if not 0 < port < 2**16:
+        raise UserError(f"MASTER_PORT must be from 1 to 65535, found {port}")
+    if (node := whole_number("NODE_RANK", os.environ["NODE_RANK"])) >= num_nodes:
+        raise UserError(f"NODE_RANK must be below trainer.num_nodes={num_nodes}, found {node}")
+
+
+def whole_number(name: str, text: str) -> int:
+    """Read a number from the environment.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not text.isdecimal():
+        raise UserError(f"{name} must be a whole number, found {text!r}")
+    return int(text)
 
 
 def end_with_supervisor() -> None:

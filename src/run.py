@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import secrets
 import shutil
 import sys
@@ -44,12 +45,15 @@ class Run:
         """
         stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         parent = Path(config.paths.output_dir)
+        run = None
         try:
             parent.mkdir(parents=True, exist_ok=True)
             run = cls(_fresh_folder(parent, f"{config.name}_{stamp}"))
             run.checkpoints.mkdir()
             run.write_config(config)
         except OSError as error:
+            if run is not None:
+                shutil.rmtree(run.path, ignore_errors=True)
             raise UserError(f"paths.output_dir={parent} cannot be written: {error.strerror}") from error
         return run
 
@@ -155,15 +159,40 @@ class Run:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def wandb_id(self) -> str:
-        """The run's wandb id, made on the first call and the same for good: a resumed run is the same wandb run."""
+        """The run's wandb id, made on the first call and the same for good: a resumed run is the same wandb run.
+
+        Raises:
+            UserError: what is stored is no id.
+        """
         file = self.path / "wandb_id"
         if not file.is_file():
             write_atomically(file, secrets.token_hex(4) + "\n")
-        return file.read_text().strip()
+        found = file.read_bytes().strip()
+        if re.fullmatch(rb"[A-Za-z0-9_-]{1,64}", found) is None:
+            raise UserError(
+                f"{file} must hold the letters and digits of a wandb id, found {found[:20]!r}: remove it to "
+                "go on as a new wandb run"
+            )
+        return found.decode()
 
     def summary(self) -> dict[str, Any]:
-        """Figures written so far; empty before the first."""
-        return json.loads(self.summary_file.read_text()) if self.summary_file.is_file() else {}
+        """Figures written so far; empty before the first.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self.summary_file.is_file():
+            return {}
+        try:
+            figures = json.loads(self.summary_file.read_text())
+            if not isinstance(figures, dict):
+                raise ValueError("it is not a table of figures")
+        except ValueError as error:
+            raise UserError(
+                f"{self.summary_file} cannot be read ({error}): remove it, and write its figures anew by "
+                f"python -m src.eval run={self.path}"
+            ) from error
+        return figures
 
     def update_summary(self, figures: dict[str, Any]) -> None:
         """Add figures to summary.json, atomically; a figure of the same name is replaced."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from src.interrupt import stop_quietly
+
+    stop_quietly()
+
 from pathlib import Path
 from typing import cast
 

@@ -6,12 +6,18 @@ but that directory. A sweep (``-m``) does so for each of its jobs, see src/sweep
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from src.interrupt import stop_quietly
+
+    stop_quietly()
+
 import os
 import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from src import interrupt, run_lock
 from src.cli import command, overridden_keys, typed
 from src.config import Config
 from src.config_check import check
@@ -28,6 +34,7 @@ def train(cfg: DictConfig) -> None:
     run = _agreed(config) if place().world > 1 else _prepared(config)
     job = [sys.executable, "-m", "src.job", str(run.path)]
     sys.stdout.flush()
+    interrupt.hold()
     os.execv(sys.executable, job)  # the job takes this process over: signals and exit code are its own
 
 
@@ -59,6 +66,7 @@ def _created(config: Config) -> Run:
 def _resumed(command_line: Config) -> Run:
     assert command_line.resume is not None
     run = Run.find(command_line.resume)
+    run_lock.take(run.path)
     before = run.config()
     changed = [key for key in overridden_keys() if key != "resume"]
     config = restore(before, command_line, changed)
@@ -70,9 +78,14 @@ def _resumed(command_line: Config) -> Run:
     return run
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Read the command line; Hydra must know our sweeps before it does."""
     if {"-m", "--multirun"} & set(sys.argv):
         from src.sweep.launcher import register
 
         register()
     command("config", train)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.atomic import written_whole
+from src.errors import UserError
 
 
 class MetricsCsv(Logger):
@@ -23,15 +24,20 @@ class MetricsCsv(Logger):
         after_step: rows of later steps are dropped: a resumed run writes them anew.
         count: the rows that the checkpoint has seen, where it says so: the others are dropped, also those of a
             validation whose end is not in the checkpoint, and which the resumed run makes up for.
+
+    Raises:
+        UserError: there is a file that holds something else.
     """
 
     def __init__(self, file: Path, after_step: int = 0, count: int | None = None) -> None:
         super().__init__()
         self.file = file
-        self.columns = ["step"]
-        self.count = 0
-        """Rows in the file."""
-        self._continue(after_step, count)
+        self.after_step = after_step
+        self.kept = count
+        self.columns: list[str] | None = None
+        """None before the first row of this process: until then the file stays as it is."""
+        self.count = len(self._rows_kept())
+        """Rows that count, of earlier processes and this one."""
 
     @property
     def name(self) -> str:  # noqa: D102
@@ -49,10 +55,12 @@ class MetricsCsv(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append one row."""
         row = {"step": step, **metrics}
+        if self.columns is None:
+            self.columns = self._continue()
         if new := [name for name in row if name not in self.columns]:
             rows = self._rows()
             self.columns += new
-            self._write(rows)
+            self._write(rows, self.columns)
         with self.file.open("a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
         self.count += 1
@@ -64,27 +72,36 @@ class MetricsCsv(Logger):
             with self.file.open("rb") as file:
                 os.fsync(file.fileno())
 
-    @rank_zero_only
-    def _continue(self, after_step: int, count: int | None) -> None:
-        rows = self._rows()[:count]
-        if count is None:
-            rows = [row for row in rows if row["step"].isdecimal() and int(row["step"]) <= after_step]
-        self.count = len(rows)
+    def _continue(self) -> list[str]:
+        """Drop the rows that come anew, and give the columns."""
+        rows = self._rows_kept()
         if rows:
-            self.columns = list(rows[0])
-            self._write(rows)
-        elif self.file.is_file():
-            self.file.unlink()
+            self._write(rows, list(rows[0]))
+            return list(rows[0])
+        self.file.unlink(missing_ok=True)
+        return ["step"]
+
+    def _rows_kept(self) -> list[dict[str, str]]:
+        rows = self._rows()
+        if self.kept is not None:
+            return rows[: self.kept]
+        return [row for row in rows if row["step"].isdecimal() and int(row["step"]) <= self.after_step]
 
     def _rows(self) -> list[dict[str, str]]:
         if not self.file.is_file():
             return []
-        with self.file.open(newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            with self.file.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            if any(None in (*row, row.get("step")) for row in rows):
+                raise ValueError("a row has no step, or more values than there are columns")
+        except (csv.Error, ValueError) as error:
+            raise UserError(f"{self.file} cannot be read ({error}): move it away to begin a new one") from error
+        return rows
 
-    def _write(self, rows: list[dict[str, str]]) -> None:
+    def _write(self, rows: list[dict[str, str]], columns: list[str]) -> None:
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns)
+        writer = csv.DictWriter(text, columns)
         writer.writeheader()
         writer.writerows(rows)
         with written_whole(self.file) as file:

@@ -120,7 +120,7 @@ def _receive(remote: Remote, progress: Progress, task: TaskID) -> None:
                     file.write(chunk)
                     progress.advance(task, len(chunk))
     except requests.RequestException as error:
-        raise _BrokenError(_reason(error), answered) from error
+        raise _BrokenError(_reason(error) + _by_proxy(remote.url), answered) from error
     if total is not None and _size(remote.part) < total:
         raise _BrokenError("the connection was closed early", answered)
 
@@ -169,6 +169,10 @@ def _reason(error: requests.RequestException) -> str:
     """Say in a few words why a request failed; the libraries' own texts run over several lines."""
     if isinstance(error, requests.Timeout):
         return "no answer in time"
+    if isinstance(error, requests.TooManyRedirects):
+        return "it redirects without end"
+    if isinstance(error, requests.exceptions.InvalidURL):
+        return "no address"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection was closed early"
     text = str(error)
@@ -177,3 +181,9 @@ def _reason(error: requests.RequestException) -> str:
             return known
     found = re.search(r"\[Errno -?\d+\] ([^'\")\]]+)", text)
     return found.group(1) if found else type(error).__name__
+
+
+def _by_proxy(url: str) -> str:
+    """Say that a proxy stands between; not which one, for its address may hold a password."""
+    scheme = url.partition(":")[0]
+    return f", by the proxy of {scheme.upper()}_PROXY" if scheme in requests.utils.get_environ_proxies(url) else ""

@@ -29,15 +29,16 @@ _QUIET_BELOW = 64 << 20  # bytes that are read too fast to need a progress bar
 
 
 def byte_progress(size: int | None = None) -> Progress:
-    """Make a progress bar for bytes, with speed and time left, on standard error; silent for small sizes."""
+    """Make a progress bar for bytes, with speed and time left, on a terminal; silent for small sizes."""
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=size is not None and size < _QUIET_BELOW,
+        console=console,
+        disable=not console.is_terminal or (size is not None and size < _QUIET_BELOW),
     )
 
 

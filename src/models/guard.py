@@ -71,7 +71,7 @@ class StepGuard:
         """Take back what ``state`` gave. The longest row begins anew: a run that it ended may be tried again."""
         if (counts := state["counts"]) is not None:
             row, _, total = counts.tolist()
-            self.counts = torch.tensor([row, row, total], device=device)
+            self.counts = torch.tensor([row, 0, total], device=device)
 
 
 def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:

@@ -7,7 +7,6 @@ same command goes on with them. If the sweep itself is killed, its jobs end with
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -17,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO
 
+from src import run_lock
 from src.errors import UserError
 from src.ranks import PARENT, STOPPED, TOLD
 from src.run import Run
@@ -77,7 +76,8 @@ class Runner:
         """
         before = {signum: signal.signal(signum, self._stop) for signum in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with locked(self.sweep.folder), self.view.shown(self.sweep):
+            take_folder(self.sweep.folder)
+            with self.view.shown(self.sweep):
                 self.sweep.write()
                 yield
         finally:
@@ -180,26 +180,14 @@ def exit_code(jobs: list[Job], stopped_by: int | None) -> int:
     return TOLD if all(job.exit_code == TOLD for job in failed) else 1
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a second sweep out of a folder; the kernel frees it when this process ends, however it ends.
+def take_folder(folder: Path) -> None:
+    """Make the folder of a sweep and keep a second sweep out of it, until this process ends.
 
     Raises:
         UserError: another sweep is at work there, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file: IO[str] = (folder / ".lock").open("a+")
     except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise UserError(f"{folder} is being worked on by process {file.read().strip() or '?'}: wait for it, "
-                            "or give this sweep another hydra.launcher.name") from error  # fmt: skip
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+        raise UserError(f"{folder} cannot be made: {error.strerror}") from error
+    run_lock.take(folder)

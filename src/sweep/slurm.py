@@ -26,7 +26,7 @@ from src.errors import UserError
 from src.ranks import STOPPED
 from src.run import write_atomically
 from src.sweep.plan import Job, Sweep, now
-from src.sweep.runner import exit_code, last_words, locked, made
+from src.sweep.runner import exit_code, last_words, made, take_folder
 from src.sweep.view import View
 
 ASK = 5.0  # seconds between two questions to squeue
@@ -131,7 +131,8 @@ class SlurmRunner:
 
     def run(self) -> int:
         """Submit the jobs that are neither finished nor on the cluster, and wait for all; the sweep's exit code."""
-        with locked(self.sweep.folder), self.view.shown(self.sweep):
+        take_folder(self.sweep.folder)
+        with self.view.shown(self.sweep):
             on_cluster = squeue()
             for job in self.sweep.jobs:
                 if job.state != "finished" and ticket(self.sweep, job).get("job") not in on_cluster:

@@ -176,7 +176,7 @@ def test_a_second_sweep_into_the_same_folder_is_refused(tmp_path):
     wait_for(lambda: steps(tmp_path, "bytes-fixed-d1-fp32") > 1, process)
     second = swept(tmp_path, "model.depth=1,2", *LONG, "hydra.launcher.name=s")
     assert second.returncode == 2
-    assert f"is being worked on by process {process.pid}: wait for it" in second.stderr
+    assert f"is in use by process {process.pid} " in second.stderr
     process.terminate()
     process.communicate(timeout=120)
     assert process.returncode == 143

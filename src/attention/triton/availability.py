@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 
@@ -31,4 +34,18 @@ def problem(device: torch.device | str) -> str | None:
         return (
             f"the Triton kernels need compute capability 8.0 (Ampere) or newer, found {capability[0]}.{capability[1]}"
         )
+    return compiler_problem()
+
+
+def compiler_problem() -> str | None:
+    """Say why Triton cannot build the small C program that starts each kernel; None if it can, as far as one sees."""
+    named = os.environ.get("CC")
+    if named is not None and shutil.which(named) is None:
+        return f"Triton needs a C compiler, and CC={named} is none that can be run: install it or unset CC"
+    if named is None and not any(map(shutil.which, ("gcc", "clang"))):
+        return "Triton needs a C compiler and found neither gcc nor clang: install one, or set CC"
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # as Triton does, for Debian
+    headers = Path(sysconfig.get_paths(scheme)["include"]) / "Python.h"
+    if not headers.is_file() and not {"CPATH", "C_INCLUDE_PATH"} & set(os.environ):
+        return "Triton needs Python's C headers, and Python.h is missing: install them (python3-dev)"
     return None

@@ -1,0 +1,35 @@
+"""Ctrl-C while a command is still starting: one word instead of Python's traceback, since there is nothing to save yet.
+
+This file imports nothing slow: the commands call it before their own imports.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+
+STOPPED = 130  # exit code of a command that Ctrl-C ended
+
+
+def stop_quietly() -> None:
+    """End at once on Ctrl-C, until ``raise_again``; also on one that came while ``hold`` kept it back."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored under nohup: that stays
+        signal.signal(signal.SIGINT, _stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def raise_again() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again, as the rest of a program expects."""
+    if signal.getsignal(signal.SIGINT) is _stop:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def hold() -> None:
+    """Keep Ctrl-C back for the program that takes this process over, which calls ``stop_quietly`` first of all."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    os.write(2, b"stopped\n")
+    os._exit(STOPPED)
