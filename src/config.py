@@ -73,7 +73,7 @@ class OptimizerConfig:
     weight_decay: float = _at_least(0)
     beta1: float = _at_least(0, below=1)
     beta2: float = _at_least(0, below=1)
-    eps: float = _at_least(0)
+    eps: float = _at_least(1e-30)  # at 0 a weight without a gradient becomes 0 / 0
 
 
 @dataclass(kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import wandb
 from lightning.pytorch.loggers import WandbLogger
 from wandb.errors import AuthenticationError, CommError, Error
 
@@ -34,6 +35,7 @@ def started(logger: WandbLogger, folder: Path) -> WandbLogger:
         if not unreachable or any(word in reason.lower() for word in _REFUSALS):
             raise UserError(f"wandb refuses to start ({reason}): correct it, or set WANDB_MODE=offline") from error
         log.warning("wandb does not answer (%s): logged offline; later, wandb sync %s sends it", reason, folder)
+        wandb.teardown()  # its service would keep the run's id for the start that failed
         logger._offline = True
         logger._wandb_init["mode"] = "offline"
         _ = logger.experiment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ class Checkpoints(Checkpoint):
         self._finish_writing()
         figure = float(trainer.callback_metrics[self.MONITOR])
         # asked of the first rank: it alone knows which best model is on the disk
-        improved = trainer.strategy.broadcast(self.best is None or figure < self.best)
+        improved = trainer.strategy.broadcast(self.best is None or figure < self.best or math.isnan(self.best))
         if improved:
             self._best_before = (self.best, self.best_step)
             self.best, self.best_step = figure, trainer.global_step

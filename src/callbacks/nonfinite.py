@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from src.errors import UserError
 from src.models.guard import StepGuard
 from src.models.language_model import LanguageModel
 
+REMEDIES = "try a lower optimizer.learning_rate, more optimizer.warmup_steps or precision=fp32"
 log = logging.getLogger(__name__)
 
 
@@ -57,6 +59,20 @@ class NonFinite(Callback):
             self._look(trainer)
         self._step = step
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the figure; checkpoints come after, so such a model never counts as the best.
+
+        Raises:
+            UserError: it is not finite, and the run is to stop for that.
+        """
+        figure = float(trainer.callback_metrics["val/bits_per_byte"])
+        if math.isfinite(figure):
+            return
+        told = f"the validation at step {trainer.global_step} gave {figure} bits per byte"
+        if self.steps is not None:
+            raise UserError(f"{told}, so the weights are of no use: {REMEDIES} in a new run")
+        log.warning("%s", told)
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs of the guard; it stays on the device."""
         return {} if self._guard is None else self._guard.state()
@@ -94,7 +110,6 @@ class NonFinite(Callback):
         loss, norm = float(guard.first["loss"]), float(guard.first["norm"])
         return (
             f"{row} optimizer steps in a row had a loss or gradients that are not finite and changed nothing, the "
-            f"first with loss {loss:.4g} and gradient norm {norm:.4g}; its batch is in {file}: try a lower "
-            "optimizer.learning_rate, more optimizer.warmup_steps or precision=fp32 in a new run, or resume this one "
-            "with watch.nonfinite=skip"
+            f"first with loss {loss:.4g} and gradient norm {norm:.4g}; its batch is in {file}: {REMEDIES} in a new "
+            "run, or resume this one with watch.nonfinite=skip"
         )

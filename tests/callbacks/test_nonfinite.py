@@ -97,6 +97,45 @@ def test_the_batch_in_the_dump_is_the_one_that_began_the_row(tmp_path):
     assert torch.equal(dump["x"], torch.stack(poison.batches[10:12]))
 
 
+def test_a_row_before_a_checkpoint_ends_a_resumed_run_only_if_it_goes_on():
+    before = {"counts": torch.tensor([3, 5, 7])}
+    weight = torch.nn.Parameter(torch.zeros(2))
+    for loss, counts in ((1.0, [0, 0, 7]), (torch.nan, [4, 4, 8])):
+        guard = StepGuard()
+        guard.restore(before, torch.device("cpu"))
+        guard.admit(torch.optim.SGD([weight]), torch.tensor(loss), torch.tensor(1.0), torch.zeros(1, 1, 4), step=9)
+        assert guard.counts.tolist() == counts
+
+
+class Spoiled(Poison):
+    """Makes a weight NaN after some steps: no gradient tells before the next one."""
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        if trainer.global_step in self.steps:
+            pl_module.model.output.weight.data[0, 0] = torch.nan
+
+
+def test_a_validation_that_is_no_number_ends_the_run_and_is_never_the_best(tmp_path):
+    run = new_run(tmp_path, "trainer.val_every=5")
+    with pytest.raises(UserError, match=r"the validation at step 10 gave nan bits per byte, so .*learning_rate"):
+        train(run, Spoiled((10,)))
+    assert content(run, "best")["global_step"] == 5
+
+
+def test_or_is_said_where_such_things_are_skipped(tmp_path, caplog):
+    """The first validation has no figure: the best is then the first that has one."""
+    run = new_run(tmp_path, "trainer.val_every=5", "watch.nonfinite=skip")
+
+    class Mended(Spoiled):
+        def on_train_batch_start(self, trainer, pl_module, *args):
+            pl_module.model.output.weight.data.nan_to_num_()
+
+    with caplog.at_level(logging.WARNING):
+        train(run, Mended((5,)))
+    assert "the validation at step 5 gave nan bits per byte" in caplog.messages
+    assert run.summary()["val/best_step"] > 5
+
+
 def test_single_ones_do_not_end_a_run_but_are_said(tmp_path, caplog):
     run = new_run(tmp_path, "watch.nonfinite_steps=2")
     with caplog.at_level(logging.WARNING):
