@@ -51,7 +51,7 @@ VALUES = {
     "model.backend": one_of("auto", "eager", "fused"),
     "model.cuda_graph": switches,
     "data.context": st.integers(0, 80) | one_of(20_000),
-    "data.batch_size": counts | one_of(100_000),
+    "data.batch_size": counts | one_of(300),
     "data.micro_batch": counts | one_of("null"),
     "data.eval_batch_size": counts | one_of("null", 1000),
     "data.allow_partial": switches,
