@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 from src.cli import CONF
+from tests.warm import Warm
 
+WARM = Warm()
 TINY = (
     "data=bytes",
     "data.context=64",
@@ -39,6 +41,11 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def command(name: str, *arguments: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run what ``python -m src.NAME`` runs in ``folder`` to its end, in a process that has its imports already."""
+    return WARM.command(name, arguments, folder, environment(**env))
+
+
+def cold_command(name: str, *arguments: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run ``python -m src.NAME`` in ``folder`` to its end."""
     line = [sys.executable, "-m", f"src.{name}", *arguments]
     return subprocess.run(

@@ -32,7 +32,7 @@ def test_a_million_bytes_cost_what_the_square_root_promises():
     assert flops.dense_attention / flops.attention == pytest.approx((2**20 / 2) / (1.5 * 2**10), rel=0.01)
 
 
-@pytest.mark.parametrize("experiment", ["long", "long_1m"])
+@pytest.mark.parametrize("experiment", ["long", pytest.param("long_1m", marks=pytest.mark.slow)])
 def test_a_few_steps_on_a_cpu(tmp_path, experiment):
     changes = ("logger=none", "logger.sample_bytes=0", f"data.path={corpus(tmp_path)}")
     done = command("train", f"experiment={experiment}", "debug=fast", *SMALL, *changes, folder=tmp_path)

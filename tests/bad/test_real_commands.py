@@ -10,7 +10,7 @@ import pytest
 
 from tests.bad.door import all_of, file, snapshot
 from tests.bad.test_run_directories import CORPUS, LAST, NEW, a_begun_run, cut
-from tests.runs import command, environment
+from tests.runs import cold_command, environment
 
 QUICK = {
     "a wrong key": (
@@ -48,7 +48,7 @@ def test_the_command_says_one_sentence_and_damages_nothing(case, tmp_path):
     prepare(tmp_path)
     before = snapshot(tmp_path)
     name, *arguments = line.split()
-    done = command(name, *arguments, folder=tmp_path, WANDB_MODE="sometimes" if line == "train" else "offline")
+    done = cold_command(name, *arguments, folder=tmp_path, WANDB_MODE="sometimes" if line == "train" else "offline")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {sentence}") and done.stderr.count("\n") == 1, done.stderr
     after = snapshot(tmp_path)
