@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import WandbLogger
 
 from src import build, interrupt, run_lock
 from src.attention.attend import resolve_backend, triton_problem
@@ -247,6 +248,8 @@ def conclude(run: Run, data: ByteDataModule, model: LanguageModel, trainer: Trai
     run.update_summary(summary)
     for logger in trainer.loggers:
         logger.log_metrics({"test/bits_per_byte": test_figure}, step=figures["train/steps"])
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update(summary)  # the columns of its table of runs
     results_table(run.path.name, summary)
     log.info("everything is in %s", run.path)
     if (run.path / "wandb").is_dir():

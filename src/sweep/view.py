@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from src.sweep.plan import Job, Sweep
+from src.sweep.wandb_folder import gather
 
 STYLES = {"running": "cyan", "finished": "green", "failed": "red", "stopped": "yellow", "pruned": "magenta"}
 TAIL = 16_384  # bytes read from the end of a metrics.csv
@@ -58,6 +59,8 @@ class View:
             if job.error:
                 self.console.print(f"{job.name}: {job.error}", style="red", soft_wrap=True, markup=False)
         self.console.print(f"everything is in {sweep.folder}", soft_wrap=True)
+        if (links := gather(sweep.folder)) is not None:
+            self.console.print(f"look at its runs in the terminal with:  wandb leet {links}", soft_wrap=True)
 
     def update(self, sweep: Sweep) -> None:
         """Draw the table anew if it is time."""
