@@ -141,8 +141,8 @@ def loggers(config: Config, run: Run, after_step: int, rows: int | None, facts: 
 
 def wandb_logger(config: Config, run: Run, facts: dict[str, Any]) -> WandbLogger:
     """Build the logger of the run's own wandb run; ``facts`` identify the data and may be empty."""
-    # wandb takes a point in a name for a level of a table, and then finds no such column
-    columns = {key.replace(".", "_"): value for key, value in config.logger.columns.items()}
+    # wandb takes a point in a name for a level of a table, and then finds no such column; numbers it can sort
+    columns = {key.replace(".", "_"): as_number(value) for key, value in config.logger.columns.items()}
     logger = WandbLogger(
         name=run.path.name,
         save_dir=run.path,
@@ -158,6 +158,16 @@ def wandb_logger(config: Config, run: Run, facts: dict[str, Any]) -> WandbLogger
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning passes it on; wandb warns of it at every start
     return started(logger, run.path / "wandb" / "latest-run")
+
+
+def as_number(text: str) -> int | float | str:
+    """Turn a value of the command line into the number that it is, if any."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def wandb_tags(config: Config) -> list[str]:
