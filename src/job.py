@@ -146,10 +146,9 @@ def train_run(run: Run) -> None:
         remove_drafts(run.path)
         append_provenance(run.provenance_file)
         introduce(run, config, facts, language_model, trainer, resumed_step)
-    started = time.monotonic()
     with said_if_out_of_memory(config, run.path):
         trainer.fit(language_model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    figures = training_figures(trainer, time.monotonic() - started)
+    figures = training_figures(trainer)
     best = usable_for(run.checkpoint("best"))
     trainer.test(language_model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if trainer.is_global_zero:
@@ -214,12 +213,12 @@ def introduce(
         log.info("going on from step %s", f"{resumed_step:,}")
 
 
-def training_figures(trainer: Trainer, seconds: float) -> dict[str, Any]:
+def training_figures(trainer: Trainer) -> dict[str, Any]:
     """Collect the figures of training; before testing, which takes the callbacks back to the best checkpoint."""
     checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
     figures = next(c for c in trainer.callbacks if isinstance(c, Figures))  # type: ignore[attr-defined]
     return {
-        "train/seconds": round(seconds, 1),
+        "train/seconds": round(figures.whole_seconds(), 1),
         "train/steps": trainer.global_step,
         "train/checkpoint_seconds": round(checkpoints.seconds, 3),
         **{name: round(value, 4) for name, value in figures.whole().items()},
