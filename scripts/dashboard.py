@@ -136,7 +136,7 @@ def workspace(wanted: Wanted, by: str) -> Any:
         sections=sections(by),
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=MOST_RUNS),
         runset_settings=ws.RunsetSettings(
-            filters=[expr.Metric("Group") == wanted.group] if wanted.group else "",
+            filters=expr.And(expr.Metric("Group") == wanted.group) if wanted.group else "",
             order=[expr.Ordering(expr.Summary("test/bits_per_byte"), ascending=True)],
             pinned_columns=columns(wanted.varied),
         ),
@@ -166,7 +166,7 @@ def saved(wanted: Wanted, by: str, update: str | None) -> str:
         raise UserError(NO_LOGIN)
     import wandb
 
-    server = wandb.Settings().base_url
+    server = wandb.setup().settings.base_url
     check_reachable(server)
     try:
         if not built.entity:
