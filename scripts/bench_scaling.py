@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import signal
 import sys
@@ -117,6 +118,9 @@ def measure(rows: list[Row], options: argparse.Namespace, folder: Path) -> None:
     from src.ranks import STOPPED, supervise
     from src.run import Run
 
+    if options.device == "cpu":
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # a device is a core, for one process as for several
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or the profiler talks on the terminal
     text = made_text(folder / "text")
     asked = {}
     for row in rows:

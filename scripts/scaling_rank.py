@@ -33,6 +33,7 @@ from src.run import Run, write_atomically
 
 TRACED = 3  # steps whose communication is looked at
 COMMUNICATION = ("nccl", "gloo")
+NO_WORK = ("nccl:", "fsdp::", "profilerstep", "optimizer.", "record_param_comms")  # spans that only name others
 
 
 class Keep(Logger):
@@ -81,24 +82,25 @@ class Clock(Callback):
             return
         step = trainer.global_step
         if step == self.warm:
-            self._began = self._now()
+            self._began = now(trainer)
         elif step == self.last:
-            self.seconds = self._now() - self._began
+            self.seconds = now(trainer) - self._began
             if first_process() and trainer.world_size > 1:
-                kinds = [ProfilerActivity.CUDA if torch.cuda.is_available() else ProfilerActivity.CPU]
-                self._tracer = profile(activities=kinds)
+                on_gpu = trainer.strategy.root_device.type == "cuda"
+                self._tracer = profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU])
                 self._tracer.start()
-            self._began = self._now()
+            self._began = now(trainer)
         elif step == self.last + TRACED and self._tracer is not None:
-            spent = self._now() - self._began
+            spent = now(trainer) - self._began
             self._tracer.stop()
             self.communication = shares(self._tracer.events() or [], spent * 1e6)
 
-    @staticmethod
-    def _now() -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter()
+
+def now(trainer: Trainer) -> float:
+    """Wait for the device and read the clock."""
+    if trainer.strategy.root_device.type == "cuda":
+        torch.cuda.synchronize(trainer.strategy.root_device)
+    return time.perf_counter()
 
 
 def shares(events: Iterable[Any], microseconds: float) -> tuple[float, float] | None:
@@ -119,7 +121,8 @@ def shares(events: Iterable[Any], microseconds: float) -> tuple[float, float] | 
         return None
     if not on_gpu:  # gloo's threads: what the cores do meanwhile is not seen beside them
         return covered(talk) / microseconds, float("nan")
-    work = [span[:2] for span in spans if not any(mark in span[2] for mark in COMMUNICATION)]
+    work = [span[:2] for span in spans if not any(mark in span[2] for mark in COMMUNICATION)
+            and not span[2].startswith(NO_WORK)]  # fmt: skip
     alone = covered(talk + work) - covered(work)
     return covered(talk) / microseconds, alone / microseconds
 
@@ -207,6 +210,9 @@ def main(arguments: list[str]) -> int:
             return STOPPED + signal.SIGINT
         if first_process():
             write_atomically(folder / f"{row['run']}.json", json.dumps(found))
+            print(f"{row['run']} is done", flush=True)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     return 0
 
 

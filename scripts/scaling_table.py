@@ -76,7 +76,7 @@ def refusal(row: Row, rows: list[Row]) -> str | None:
     most_loss, most_norm = LOOSE if row.found.get("half") else TIGHT
     if loss <= most_loss and norm <= most_norm:
         return None
-    return f"not as one device: loss off by {loss:.2g} bits per byte, gradient norm by {norm:.2%}"
+    return f"not as one device: loss off by {loss:.2g} bits per byte, gradient norm by {norm:.2g}"
 
 
 def verdict(row: Row, rows: list[Row]) -> str:
@@ -84,7 +84,7 @@ def verdict(row: Row, rows: list[Row]) -> str:
     if (reason := refusal(row, rows)) is not None:
         return reason
     loss, norm = disagreement(row.found, one_device(row, rows, row.batch))
-    same = "" if row.devices == 1 else f"as one device (loss within {loss:.1g}, gradient norm within {norm:.1%}), "
+    same = "" if row.devices == 1 else f"as one device (loss within {loss:.1g}, gradient norm within {norm:.1g}), "
     return f"{same}{1000 * row.found['seconds']:,.1f} ms a step" if row.timed else "losses kept"
 
 
@@ -131,7 +131,7 @@ def line(row: Row, rows: list[Row], kind: str) -> str:
     talk = "" if share is None else f"{share:.0%}" + ("" if math.isnan(alone) else f" ({alone:.0%})")
     cells = (
         f"{1000 * row.found['seconds']:,.1f}", f"{speed(row) / 1e6:,.2f}", "" if gained is None else f"{gained:.0%}",
-        talk, f"{row.found['peak_gib'] or 0:.2f}", f"{loss:.1g}", f"{norm:.1%}",
+        talk, f"{row.found['peak_gib'] or 0:.2f}", f"{loss:.1g}", f"{norm:.1g}",
     )  # fmt: skip
     return f"{start} {' | '.join(cells)} |"
 
