@@ -84,7 +84,7 @@ def planned(options: argparse.Namespace) -> list[Row]:
         each, whole = PAPER.get(model, 2), PAPER.get(model, 2) * max(MOST if options.device == "cuda" else 1, *counts)
         for devices in counts:
             batches = {"weak": each * devices, "strong": whole}
-            for batch in {batches[kind] for kind in options.scaling or batches}:
+            for batch in sorted({batches[kind] for kind in options.scaling or batches}):
                 reference = Row(model, 1, "one", "none", batch, timed=False)
                 rows.setdefault(reference.key, reference)
                 rows[reference.key].timed |= devices == 1
