@@ -161,12 +161,13 @@ def wandb_logger(config: Config, run: Run, facts: dict[str, Any]) -> WandbLogger
 
 
 def as_number(text: str) -> int | float | str:
-    """Turn a value of the command line into the number that it is, if any."""
+    """Turn a value of the command line into the number that it is, if it is a finite one."""
     for kind in (int, float):
         try:
-            return kind(text)
+            number = kind(text)
         except ValueError:
             continue
+        return number if math.isfinite(number) else text
     return text
 
 

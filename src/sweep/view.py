@@ -127,7 +127,7 @@ def figures(job: Job, at: Where, left: float | None, narrow: bool) -> list[str]:
 
 def title(sweep: Sweep, left: dict[str, float | None]) -> str:
     """How many jobs are in which state, and about how long all of them still take."""
-    said = f"{sweep.folder.name}: {counted([job.state for job in sweep.jobs])}"
+    said = f"{sweep.folder.name}: {counted([job.state for job in sweep.jobs]) or 'no jobs yet'}"
     running = [seconds for seconds in left.values() if seconds is not None]
     if not running or len(running) < len(left):
         return said

@@ -95,3 +95,7 @@ def test_a_failure_is_told_at_once_and_only_once(tmp_path):
         shown.ended(of.jobs[0])
         assert "a failed after 0:00:00: the sentence of the job" in shown.console.file.getvalue()
     assert shown.console.file.getvalue().count("the sentence of the job") == 1
+
+
+def test_a_search_that_has_no_trial_yet(tmp_path):
+    assert drawn(viewed(80), Sweep(tmp_path / "s", [], [], []))[0] == "s: no jobs yet"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.dashboard import main as dashboard
+from src.build import as_number
 from src.callbacks import samples
 from src.sweep.wandb_folder import gather
 from tests.runs import summary
@@ -112,3 +113,12 @@ def test_the_dashboard_of_a_sweep_names_nothing_that_its_runs_do_not_log(sweep, 
 def test_what_these_runs_do_not_log_has_its_name_in_the_sources():
     text = "".join(file.read_text() for file in (SOURCES / "callbacks").glob("*.py"))
     assert [name for name in NOT_HERE if f'"{name}"' not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("12", 12), ("1e-4", 1e-4), ("fixed", "fixed"), ("inf", "inf"), ("nan", "nan"), ("true", "true")],
+)
+def test_values_of_columns_are_numbers_where_they_can_be(text, value):
+    assert as_number(text) == value
+    assert type(as_number(text)) is type(value)
