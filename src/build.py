@@ -141,21 +141,39 @@ def loggers(config: Config, run: Run, after_step: int, rows: int | None, facts: 
 
 def wandb_logger(config: Config, run: Run, facts: dict[str, Any]) -> WandbLogger:
     """Build the logger of the run's own wandb run; ``facts`` identify the data and may be empty."""
+    # wandb takes a point in a name for a level of a table, and then finds no such column; numbers it can sort
+    columns = {key.replace(".", "_"): as_number(value) for key, value in config.logger.columns.items()}
     logger = WandbLogger(
         name=run.path.name,
         save_dir=run.path,
         project=config.logger.project,
         entity=config.logger.entity,
         group=config.logger.group,
-        tags=config.logger.tags,
+        tags=wandb_tags(config),
         id=run.wandb_id(),
         resume="allow",
         offline=not login_known(),
         settings=wandb.Settings(silent=True),
-        config={**run.plain_config(), **config.logger.columns, **({"data_facts": facts} if facts else {})},
+        config={**run.plain_config(), **columns, **({"data_facts": facts} if facts else {})},
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning passes it on; wandb warns of it at every start
     return started(logger, run.path / "wandb" / "latest-run")
+
+
+def as_number(text: str) -> int | float | str:
+    """Turn a value of the command line into the number that it is, if it is a finite one."""
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        return number if math.isfinite(number) else text
+    return text
+
+
+def wandb_tags(config: Config) -> list[str]:
+    """Give the tags of a run in wandb, to pick runs by: data, attention, precision, then those of ``logger.tags``."""
+    return list(dict.fromkeys([config.data.name, config.attention.pattern, config.precision.name, *config.logger.tags]))
 
 
 def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:

@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import WandbLogger
 
 from src import build, interrupt, run_lock
 from src.attention.attend import resolve_backend, triton_problem
@@ -37,7 +38,7 @@ from src.memory import said_if_out_of_memory
 from src.models.block import resolve_block_backend
 from src.models.language_model import LanguageModel
 from src.provenance import append_provenance
-from src.ranks import end_with_supervisor, first_process, place, stands_for_job, supervise
+from src.ranks import end_with_supervisor, first_process, lost_a_rank, place, stands_for_job, supervise
 from src.report import results_table
 from src.run import Run
 
@@ -87,7 +88,10 @@ def main(arguments: list[str]) -> int:
 
 
 def failed(run: Run, error: Exception) -> int:
-    """Say why the job failed, and give its exit code: a sentence where the machine is too small, else the traceback."""
+    """Say why the job failed, and give its exit code: a sentence for what came from outside, else the traceback."""
+    if lost_a_rank(error):
+        log.error("another rank is gone; go on with:  python -m src.train resume=%s", run.path)
+        return 1
     told = of_the_machine(error)
     if told is None:
         log.error("the job failed; its state is in %s", run.path, exc_info=error)
@@ -145,10 +149,9 @@ def train_run(run: Run) -> None:
         remove_drafts(run.path)
         append_provenance(run.provenance_file)
         introduce(run, config, facts, language_model, trainer, resumed_step)
-    started = time.monotonic()
     with said_if_out_of_memory(config, run.path):
         trainer.fit(language_model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    figures = training_figures(trainer, time.monotonic() - started)
+    figures = training_figures(trainer)
     best = usable_for(run.checkpoint("best"))
     trainer.test(language_model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if trainer.is_global_zero:
@@ -213,12 +216,12 @@ def introduce(
         log.info("going on from step %s", f"{resumed_step:,}")
 
 
-def training_figures(trainer: Trainer, seconds: float) -> dict[str, Any]:
+def training_figures(trainer: Trainer) -> dict[str, Any]:
     """Collect the figures of training; before testing, which takes the callbacks back to the best checkpoint."""
     checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
     figures = next(c for c in trainer.callbacks if isinstance(c, Figures))  # type: ignore[attr-defined]
     return {
-        "train/seconds": round(seconds, 1),
+        "train/seconds": round(figures.whole_seconds(), 1),
         "train/steps": trainer.global_step,
         "train/checkpoint_seconds": round(checkpoints.seconds, 3),
         **{name: round(value, 4) for name, value in figures.whole().items()},
@@ -247,6 +250,8 @@ def conclude(run: Run, data: ByteDataModule, model: LanguageModel, trainer: Trai
     run.update_summary(summary)
     for logger in trainer.loggers:
         logger.log_metrics({"test/bits_per_byte": test_figure}, step=figures["train/steps"])
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update(summary)  # the columns of its table of runs
     results_table(run.path.name, summary)
     log.info("everything is in %s", run.path)
     if (run.path / "wandb").is_dir():

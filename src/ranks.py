@@ -19,12 +19,15 @@ from types import FrameType
 
 from src.errors import UserError
 
-GRACE = 5.0  # seconds from asking a rank to end to killing it
+GRACE = 5.0  # seconds that ranks have to end by themselves once one has failed
 STOP_GRACE = 120.0  # seconds that ranks may take to save and end after a stop signal
 LAUNCHED = "SPARSE_TRANSFORMER_RANKS"  # in the environment of ranks that ``supervise`` started
 PARENT = "SPARSE_TRANSFORMER_SWEEP"  # in the environment of jobs that a sweep started
 TOLD = 2  # exit code of a mistake that the user has been told
 STOPPED = 128  # exit codes from here on: ended by a signal, or after one
+ASKED = (STOPPED + signal.SIGINT, STOPPED + signal.SIGTERM)  # a rank that was asked to stop
+_GONE = ("closed by peer", "reset by peer", "broken pipe", "socket closed", "remote process exited", "was aborted",
+         "timed out waiting", "connection refused")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,13 @@ def end_with_supervisor() -> None:
         os._exit(STOPPED + signal.SIGKILL)  # it went before we asked
 
 
+def lost_a_rank(error: BaseException) -> bool:
+    """Whether an error of a rank is that it cannot reach another one any more (gloo, NCCL and their meeting place)."""
+    if place().launcher == "none" or not isinstance(error, RuntimeError):  # Lightning has taken WORLD_SIZE away
+        return False
+    return any(words in str(error).lower() for words in _GONE)
+
+
 def supervise(
     command: list[str], devices: int, num_nodes: int, log_file: Path | None = None, grace: float = STOP_GRACE
 ) -> int:
@@ -172,8 +182,10 @@ def supervise(
         if failed is None:
             return 0
         code = _exit_code(ranks[failed])
-        _end_all(ranks, grace if code >= STOPPED else None)
-        if code == STOPPED + signal.SIGKILL or (code < STOPPED and code != TOLD):
+        if code < STOPPED:
+            _signal_all(ranks, signal.SIGTERM)
+        _end_all(ranks, grace if code in ASKED else GRACE)
+        if code not in (*ASKED, TOLD):
             number = node * devices + failed
             see = f": see {log_file}" if log_file else ""
             print(f"error: rank {number} ended with exit code {code}, so all ranks were stopped{see}",
@@ -186,22 +198,22 @@ def supervise(
 
 
 def _first_failure(ranks: list[subprocess.Popen[bytes]]) -> int | None:
-    """Wait until a rank fails, and give its number; None once all ended well."""
+    """Wait until a rank fails, and give its number; None once all ended well.
+
+    Of several, it is one that a signal killed: the others may have failed for want of it.
+    """
     while True:
         codes = [rank.poll() for rank in ranks]
-        for number, code in enumerate(codes):
-            if code:
-                return number
+        if failed := [number for number, code in enumerate(codes) if code]:
+            return min(failed, key=lambda number: (codes[number] or 0) > 0)
         if all(code == 0 for code in codes):
             return None
         time.sleep(0.1)
 
 
-def _end_all(ranks: list[subprocess.Popen[bytes]], grace: float | None) -> None:
-    """Let ranks that were asked to stop save and end; end the others, which may wait for the failed one for ever."""
-    if grace is None:
-        _signal_all(ranks, signal.SIGTERM)
-    deadline = time.monotonic() + (GRACE if grace is None else grace)
+def _end_all(ranks: list[subprocess.Popen[bytes]], grace: float) -> None:
+    """Let ranks save, say what they have to and end; after so many seconds end those that may wait for ever."""
+    deadline = time.monotonic() + grace
     while time.monotonic() < deadline and any(rank.poll() is None for rank in ranks):
         time.sleep(0.1)
     _signal_all(ranks, signal.SIGKILL)

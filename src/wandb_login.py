@@ -11,6 +11,7 @@ from src.config import LoggerConfig
 from src.errors import UserError
 
 SERVER = "https://api.wandb.ai"
+HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # of the public server: since wandb 0.31, and before
 MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # the last two: older names of the first two
 _NOT_IN_NAMES = "/\\#?%:"
 _KEY = re.compile(r"(?:[^-]*-)?[\w-]{40,}|ey[\w-]+\.[\w-]+\.[\w-]+")
@@ -64,8 +65,10 @@ def _is_server(url: str) -> bool:
 
 
 def _in_netrc() -> bool:
-    host = os.environ.get("WANDB_BASE_URL", SERVER).split("://")[-1].split("/")[0]
+    named = os.environ.get("WANDB_BASE_URL")
+    hosts = (named.split("://")[-1].split("/")[0],) if named else HOSTS
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+        known = netrc.netrc(os.environ.get("NETRC"))
+        return any(known.authenticators(host) is not None for host in hosts)
     except (OSError, netrc.NetrcParseError):
         return False

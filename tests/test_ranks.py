@@ -11,7 +11,7 @@ import pytest
 
 from src import ranks
 from src.errors import UserError
-from src.ranks import Place, check_ranks, place, supervise
+from src.ranks import Place, check_ranks, lost_a_rank, place, supervise
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
 SRUN = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}
@@ -88,6 +88,34 @@ time.sleep(600)
     assert time.monotonic() - began < 60
     assert "error: rank 1 ended with exit code 7, so all ranks were stopped: see" in capsys.readouterr().err
     assert not [file for file in tmp_path.glob("pid*") if alive(int(file.read_text()))]
+
+
+def test_a_killed_rank_is_to_blame_and_the_others_say_their_own_sentence(tmp_path, capfd):
+    """No signal comes between: what another rank says, and its wandb run, come to their end."""
+    code = """
+import os, signal, sys, time
+if os.environ["RANK"] == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(1)
+print("another rank is gone", flush=True)
+sys.exit(1)
+"""
+    assert supervise(python(code), 2, 1, tmp_path / "log") == 137
+    said = capfd.readouterr()
+    assert "another rank is gone" in said.out
+    assert "error: rank 1 ended with exit code 137, so all ranks were stopped" in said.err
+
+
+@pytest.mark.parametrize("launcher", ["supervise", "torchrun", "none"])
+def test_a_lost_rank_is_told_from_other_errors(monkeypatch, launcher):
+    for sign in (ranks.LAUNCHED, "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(sign, raising=False)
+    if launcher != "none":
+        monkeypatch.setenv({"supervise": ranks.LAUNCHED, "torchrun": "TORCHELASTIC_RUN_ID"}[launcher], "1")
+    gone = RuntimeError("[pair.cc:537] Read error [127.0.0.1]:1451: Connection reset by peer. This is typically")
+    assert lost_a_rank(gone) is (launcher != "none")
+    assert not lost_a_rank(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert not lost_a_rank(ConnectionResetError("Connection reset by peer"))
 
 
 SLEEPERS = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from src.models.guard import StepGuard
 from src.models.language_model import LanguageModel
 from src.precision import LossScaling
 
+STATUS = Path("/proc/self/status")  # where Linux says what memory a process took
 log = logging.getLogger(__name__)
 
 
@@ -47,7 +49,8 @@ class Figures(Callback):
 
     All are logged against our own step, the number of optimizer steps done. Nothing is read from the device between two
     log entries; an entry waits for the device once, so that wall-clock time over the steps since the last is theirs.
-    Time spent in validation and samples is left out, checkpoints are not.
+    Time spent in validation and samples is left out, checkpoints are not. ``train/seconds`` is that time over all
+    starts of a run: a checkpoint holds what its steps took, and the resumed run counts on from there.
 
     Args:
         every: optimizer steps between two log entries.
@@ -77,6 +80,9 @@ class Figures(Callback):
         """The figures of the last entry and the last validation, plain numbers, for the screen."""
         self.loader = LoaderClock()
         self.seconds = 0.0
+        """Seconds of training of this process, up to the last time the clock was read."""
+        self.seconds_before = 0.0
+        """The same of earlier processes of this run, for the steps that this one goes on from."""
         self.steps = 0
         self._first: tuple[int, float, float] | None = None
         self._logged = (0, 0.0, 0.0)
@@ -96,9 +102,8 @@ class Figures(Callback):
             **self._speed((self.steps - steps) / spent),
             "train/data_wait": (self.loader.waited - waited) / spent,
         }
-        if (peak := self.latest.get("train/peak_memory_gib")) is not None:
-            figures["train/peak_memory_gib"] = peak
-        return figures
+        memory = ("train/peak_memory_gib", "train/peak_rss_gib")
+        return figures | {name: self.latest[name] for name in memory if name in self.latest}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clocks."""
@@ -135,7 +140,8 @@ class Figures(Callback):
             figure,
             self.label,
         )
-        self._send(trainer, {"val/bits_per_byte": figure, "data/partial": float(self.partial)}, trainer.global_step)
+        row = {"val/bits_per_byte": figure, "data/partial": float(self.partial), **self._spent(trainer.global_step)}
+        self._send(trainer, row, trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock after a validation and whatever followed it."""
@@ -145,6 +151,26 @@ class Figures(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the steps since the last log entry."""
         self._settle(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run counts on from; the clock may be running."""
+        return {"seconds": self.whole_seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.seconds_before = float(state_dict["seconds"])
+
+    def whole_seconds(self) -> float:
+        """Seconds of training so far, over all starts of the run."""
+        running = time.perf_counter() - self._mark if self._mark else 0.0
+        return self.seconds_before + self.seconds + running
+
+    def _spent(self, step: int) -> dict[str, float]:
+        """What the steps so far took; the clock stands, or has just been read."""
+        return {
+            "train/bytes_seen": float(step * self.step_bytes),
+            "train/seconds": round(self.seconds_before + self.seconds, 3),
+        }
 
     def _settle(self, trainer: Trainer) -> None:
         """Wait for the device and add the time since the mark; the clock stands until the next batch."""
@@ -166,7 +192,7 @@ class Figures(Callback):
         figures = {
             "train/bits_per_byte": bits,
             "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "train/bytes_seen": float(step * self.step_bytes),
+            **self._spent(step),
             **_guard_figures(trainer.lightning_module.guard),
             "train/data_wait": min(1.0, (self.loader.waited - waited) / spent),
             **self._speed((self.steps - steps) / spent),
@@ -200,12 +226,24 @@ def _guard_figures(guard: StepGuard) -> dict[str, float]:
 
 
 def _device_figures(trainer: Trainer) -> dict[str, float]:
-    """Peak memory of the fullest device in GiB, and what loss scaling does; the device has been waited for."""
+    """Peak memory in GiB of the fullest GPU or of this process, and the loss scale; the device has been waited for."""
     figures: dict[str, float] = {}
     device = trainer.strategy.root_device
     if device.type == "cuda":
         peak = torch.tensor(torch.cuda.max_memory_allocated(device) / 2**30, device=device)
         figures["train/peak_memory_gib"] = float(trainer.strategy.reduce(peak, reduce_op="max"))
+    elif (peak_rss := _peak_rss_gib()) is not None:
+        figures["train/peak_rss_gib"] = peak_rss
     if isinstance(scaling := trainer.precision_plugin, LossScaling):
         figures["train/loss_scale"] = scaling.loss_scale()
     return figures
+
+
+def _peak_rss_gib() -> float | None:
+    """Most memory that this process took so far; None where the system does not say."""
+    try:
+        lines = STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    peak = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)  # in KiB
+    return None if peak is None else int(peak) / 2**20

@@ -187,7 +187,7 @@ def job_names(jobs: Sequence[tuple[dict[str, str], Config]]) -> list[str]:
 
 def plain(value: str) -> str:
     """Leave of a value what may stand in a folder's name."""
-    return "".join(c if c.isalnum() or c in ".-" else "_" for c in value).strip("_")
+    return "".join(c if c.isalnum() or c in ".-" else "_" for c in value.replace("+", "")).strip("_")
 
 
 def adapted(config: Config, folder: Path, overrides: dict[str, str]) -> Config:

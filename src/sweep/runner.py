@@ -24,8 +24,10 @@ from src.run import Run
 from src.sweep.plan import Job, Sweep, now
 from src.sweep.slots import Slots
 from src.sweep.view import View
+from src.sweep.wandb_folder import gather
 
 POLL = 0.2  # seconds between two looks at the jobs
+GATHER = 2.0  # seconds between two looks for what wandb has begun to write
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Runner:
         self.view = view
         self.running: list[Process] = []
         self.stopped_by: int | None = None
+        self._gathered = 0.0
 
     def run(self) -> int:
         """Run all jobs that are not finished; the exit code of the sweep."""
@@ -116,6 +119,9 @@ class Runner:
             self.running.remove(process)
             self.slots.give_back(process.taken)
             self.settle(process)
+        if time.monotonic() - self._gathered > GATHER or not self.running:
+            gather(self.sweep.folder)
+            self._gathered = time.monotonic()
         self.view.update(self.sweep)
         return [process.job for process in ended]
 

@@ -28,6 +28,7 @@ from src.run import write_atomically
 from src.sweep.plan import Job, Sweep, now
 from src.sweep.runner import exit_code, last_words, made, take_folder
 from src.sweep.view import View
+from src.sweep.wandb_folder import gather
 
 ASK = 5.0  # seconds between two questions to squeue
 SAVE = 100.0  # seconds that a job has to save; SLURM's warning comes some more before the end
@@ -175,6 +176,7 @@ class SlurmRunner:
             if job.state not in ("finished", "failed"):
                 self.settle(job, on_cluster.get(ticket(self.sweep, job).get("job", "")))
         self.sweep.write()
+        gather(self.sweep.folder)
         self.view.update(self.sweep)
         return any(job.state in ("waiting", "running") for job in self.sweep.jobs)
 

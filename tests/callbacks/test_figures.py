@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from src.callbacks.figures import Figures, LoaderClock
+from src.callbacks.figures import STATUS, Figures, LoaderClock
 from src.callbacks.progress import short_figures
 from src.models.flops import TrainingFlops
 from src.models.guard import StepGuard
@@ -107,6 +107,47 @@ def test_validation_and_what_follows_it_are_no_training_time():
     time.sleep(0.2)  # a sample, a checkpoint
     step(figures, t)
     assert t.loggers[0].rows[-1][1]["train/step_ms"] < 100
+
+
+def test_seconds_of_training_leave_validation_out_and_go_on_with_the_run():
+    """A second of sleep never counts where it is in a validation, always where it is in a step."""
+    figures, t = Figures(1, 1000, "toy", False), trainer()
+    figures.on_train_start(t, t.lightning_module)
+    step(figures, t, seconds=0.1)
+    figures.on_validation_start(t, t.lightning_module)
+    time.sleep(0.3)
+    figures.on_validation_end(t, t.lightning_module)
+    saved = figures.state_dict()
+    trained, validated = (row for _, row in t.loggers[0].rows)
+    assert 0.1 <= trained["train/seconds"] <= validated["train/seconds"] < 0.4
+    assert validated["train/seconds"] == pytest.approx(saved["seconds"], abs=1e-3)
+    assert trained["train/bytes_seen"] == validated["train/bytes_seen"] == 1000
+    resumed, t = Figures(1, 1000, "toy", False), trainer(step=1)
+    resumed.load_state_dict(saved)
+    resumed.on_train_start(t, t.lightning_module)
+    step(resumed, t, seconds=0.1)
+    assert saved["seconds"] + 0.1 <= t.loggers[0].rows[0][1]["train/seconds"] < 0.6
+    assert resumed.whole()["train/step_ms"] < 300  # the speed is of this process alone
+
+
+def test_a_checkpoint_in_the_middle_of_a_row_holds_the_seconds_until_then():
+    figures, t = Figures(10, 1000, "toy", False), trainer()
+    figures.on_train_start(t, t.lightning_module)
+    step(figures, t, seconds=0.1)
+    assert figures.state_dict()["seconds"] >= 0.1
+
+
+def test_on_a_processor_memory_is_that_of_the_process():
+    figures, t = Figures(1, 1000, "toy", False), trainer()
+    figures.on_train_start(t, t.lightning_module)
+    step(figures, t)
+    row = t.loggers[0].rows[0][1]
+    if not STATUS.exists():
+        assert "train/peak_rss_gib" not in row
+        return
+    assert 0.05 < row["train/peak_rss_gib"] < 64  # Python and PyTorch alone take more than the first
+    step(figures, t)
+    assert figures.whole()["train/peak_rss_gib"] == t.loggers[0].rows[1][1]["train/peak_rss_gib"]
 
 
 def test_the_run_s_speed_leaves_compiling_out():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs import TINY, assert_same_outcome, command, corpus, environment, only_run, summary
+from tests.wandb_files import sent
 
 SMALL = ("logger.sample_bytes=0", "data.workers=0", "trainer.accelerator=cpu")
 TWO = "hydra.launcher.slots=2"
@@ -184,12 +185,18 @@ def test_a_second_sweep_into_the_same_folder_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_two_devices_in_each_of_two_jobs(tmp_path):
-    done = swept(tmp_path, "model.depth=1,2", "trainer.devices=2", "precision=fp32", "logger.kind=wandb")
+    done = swept(tmp_path, "model.depth=1,2", "trainer.devices=2", "precision=fp32", "logger.kind=wandb", TWO)
     assert done.returncode == 0, done.stdout + done.stderr
     runs = list(sweep_folder(tmp_path).glob("bytes-*[0-9]"))
     assert len(runs) == 2
     assert len({(run / "wandb_id").read_text() for run in runs}) == 2
-    assert [len(list(run.glob("wandb/offline-run-*"))) for run in runs] == [1, 1]
+    made = [path for path in tmp_path.rglob("offline-run-*") if not path.is_symlink()]
+    assert len(made) == 2, "a rank made a wandb run of its own"
+    folders = [folder for run in runs for folder in run.glob("wandb/offline-run-*")]
+    assert sorted((sent(folder).name, sent(folder).exit_code) for folder in folders) == [
+        ("bytes-fixed-d1-fp32", 0), ("bytes-fixed-d2-fp32", 0),
+    ]  # fmt: skip
+    assert len({sent(folder).group for folder in folders}) == 1
 
 
 @pytest.mark.slow

@@ -1,0 +1,150 @@
+"""The same sweep twice, one job at a time and as many as there are GPUs: how much sooner it ends.
+
+    python -m scripts.bench_sweep                              # 8 small jobs over all GPUs, each on one of its own
+    python -m scripts.bench_sweep --jobs 16 --slots 4 trainer.max_steps=500
+    python -m scripts.bench_sweep --device cpu --slots 2 --jobs 4   # on processors
+
+Other arguments are KEY=VALUE, as for src.train. The jobs differ in their seed. Both sweeps must give the same test
+figures before a time is shown. Seconds are those of the whole command, with starting and testing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.bench_scaling import made_text
+from src.cli import CONF, say_error
+from src.errors import UserError
+
+SMALL = (
+    "experiment=quickstart", "data=bytes", "model.width=128", "model.depth=4", "trainer.max_steps=200",
+    "trainer.val_every=200", "trainer.log_every=50", "logger=csv", "logger.sample_bytes=0",
+    "logger.attention_picture=false", "data.workers=0",
+)  # fmt: skip
+SAME = 1e-3  # bits per byte by which the figures of two runs of a job may differ: threads and GPUs sum in other orders
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished sweep: seconds of the whole command, of its jobs, and their test figures, by name."""
+
+    seconds: float
+    jobs: dict[str, float]
+    figures: dict[str, float]
+
+
+def main() -> int:
+    """Run both sweeps; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench_sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration of all jobs, as for src.train")
+    parser.add_argument("--jobs", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--slots", type=int, help="jobs at a time in the second sweep (default: the GPUs)")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, help="folder to keep the sweeps in (default: they are removed)")
+    options = parser.parse_args()
+    try:
+        slots = slots_of(options)
+        with tempfile.TemporaryDirectory(prefix="sweeps-") as made:
+            folder = options.output or Path(made)
+            text = made_text(Path(made) / "text", size=1_000_000)
+            alone, together = swept(folder, 1, text, options), swept(folder, slots, text, options)
+        print(report(alone, together, slots, options.device))
+    except UserError as error:
+        say_error(error)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def slots_of(options: argparse.Namespace) -> int:
+    """Give the jobs at a time of the second sweep.
+
+    Raises:
+        UserError: none were named, and there are not several GPUs.
+    """
+    if options.jobs < 2 or (options.slots is not None and options.slots < 2):
+        raise UserError(f"--jobs and --slots must be at least 2, found {options.jobs} and {options.slots}")
+    if options.device == "cpu":
+        return options.slots or 2
+    from src.sweep.slots import gpu_count
+
+    count = gpu_count()
+    if count < 2:
+        raise UserError(f"bench_sweep needs several GPUs, found {count}: on processors take --device cpu --slots 2")
+    return min(options.slots or count, count)
+
+
+def swept(folder: Path, slots: int, text: Path, options: argparse.Namespace) -> Done:
+    """Run the sweep on a text with so many jobs at a time.
+
+    Raises:
+        UserError: it failed.
+    """
+    name = f"slots{slots}"
+    line = [
+        sys.executable, "-m", "src.train", "-m", *SMALL,
+        f"trainer.accelerator={'gpu' if options.device == 'cuda' else 'cpu'}",
+        f"paths.output_dir={folder}", f"data.path={text}",
+        f"seed={','.join(str(seed) for seed in range(1, options.jobs + 1))}",
+        f"hydra.launcher.slots={slots}", f"hydra.launcher.name={name}", *options.overrides,
+    ]  # fmt: skip
+    one_core = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")} if options.device == "cpu" else {}
+    began = time.monotonic()
+    if subprocess.run(line, cwd=CONF.parent, env={**os.environ, **one_core}, check=False).returncode:
+        raise UserError(f"the sweep with {slots} jobs at a time failed: see above")
+    seconds = time.monotonic() - began
+    sweep = folder / "sweeps" / name
+    jobs = json.loads((sweep / "sweep.json").read_text())["jobs"]
+    figures = {j["name"]: json.loads((sweep / j["run"] / "summary.json").read_text()) for j in jobs}
+    return Done(
+        seconds,
+        {job["name"]: job["seconds"] for job in jobs},
+        {job: float(figure["test/bits_per_byte"]) for job, figure in figures.items()},
+    )
+
+
+def report(alone: Done, together: Done, slots: int, device: str) -> str:
+    """The table, in Markdown.
+
+    Raises:
+        UserError: the sweeps do not agree.
+    """
+    off = max(abs(alone.figures[job] - together.figures[job]) for job in alone.figures)
+    if off > SAME:
+        raise UserError(f"the two sweeps differ by {off:.2g} bits per byte, which is no rounding: no time is shown")
+    gained = alone.seconds / together.seconds
+    what = "GPUs" if device == "cuda" else "processes on the same cores"
+    return "\n".join((
+        f"\n{len(alone.jobs)} jobs, test figures within {off:.1g} bits per byte of each other\n",
+        "| jobs at a time | sweep s | a job s | times faster | of what is possible |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        f"| 1 | {alone.seconds:.1f} | {mean(alone):.1f} | 1 | |",
+        f"| {slots} ({what}) | {together.seconds:.1f} | {mean(together):.1f} | {gained:.2f} "
+        f"| {gained / possible(len(alone.jobs), slots):.0%} |",
+    ))  # fmt: skip
+
+
+def possible(jobs: int, slots: int) -> float:
+    """How much sooner equal jobs could end: rounds of one after the other over rounds of slots."""
+    return jobs / -(-jobs // slots)
+
+
+def mean(done: Done) -> float:
+    """Seconds of a job."""
+    return sum(done.jobs.values()) / len(done.jobs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The scaling bench: what it would run, and that a row that does not train as one device does shows no time."""
+
+import json
+import math
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.autograd import DeviceType
+
+from scripts.bench_scaling import planned
+from scripts.scaling_rank import covered, shares
+from scripts.scaling_table import Row, disagreement, efficiency, refusal, report
+from tests.runs import environment
+
+FOUND = {
+    "half": False,
+    "losses": [8.0, 7.0],
+    "norms": [1.0, 2.0],
+    "seconds": 0.5,
+    "share": None,
+    "alone": None,
+    "peak_gib": 1,
+}
+
+
+def options(**changes) -> Namespace:
+    asked = {
+        "model": ["tiny"],
+        "devices": "1,2,4",
+        "strategy": None,
+        "compression": None,
+        "scaling": None,
+        "device": "cpu",
+    }
+    return Namespace(**{**asked, **changes})
+
+
+def rows(**second) -> list[Row]:
+    """One device with batches 2 and 4, and two devices with 4."""
+    return [
+        Row("tiny", 1, "one", "none", 2, found=FOUND),
+        Row("tiny", 1, "one", "none", 4, found={**FOUND, "seconds": 1.0}),
+        Row("tiny", 2, "ddp", "none", 4, found={**FOUND, "seconds": 0.625, "share": 0.25, "alone": 0.125, **second}),
+    ]
+
+
+def test_the_plan_has_a_reference_for_every_batch_and_times_what_is_compared():
+    found = planned(options())
+    alone = {row.batch: row.timed for row in found if row.devices == 1}
+    assert alone == {2: True, 8: True, 4: False}
+    assert len([row for row in found if row.devices == 2]) == 4  # two strategies, weak and strong
+    assert len([row for row in found if row.devices == 4]) == 2  # the largest is both
+    halves = planned(options(compression=["none", "fp16"], strategy=["ddp"], scaling=["weak"], devices="2"))
+    assert [row.name for row in halves] == [
+        "tiny-1-one-none-2", "tiny-1-one-none-4", "tiny-2-ddp-none-4", "tiny-2-ddp-fp16-4",
+    ]  # fmt: skip
+
+
+def test_weak_and_strong_efficiency():
+    found = rows()
+    assert efficiency(found[2], found, "weak") == pytest.approx(0.5 / 0.625)
+    assert efficiency(found[2], found, "strong") == pytest.approx(1.0 / 0.625 / 2)
+    text = report(found, options(devices="1,2"))
+    assert "| 2 | ddp | none | 4 | 625.0 | 0.00 | 80% | 25% (12%) | 1.00 | 0 | 0 |" in text
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        ({"losses": [8.0, 7.01]}, "not as one device: loss off by 0.01 bits per byte, gradient norm by 0"),
+        ({"norms": [1.0, 2.1]}, "not as one device: loss off by 0 bits per byte, gradient norm by 0.05"),
+        ({"losses": [8.0, math.nan]}, "not as one device: loss off by inf bits per byte, gradient norm by 0"),
+        ({"error": "out of memory"}, "out of memory"),
+    ],
+)
+def test_a_row_that_differs_from_one_device_shows_no_time(second, reason):
+    found = rows(**second)
+    assert refusal(found[2], found) == reason
+    assert "625" not in report(found, options(devices="1,2"))
+    assert refusal(found[0], found) is None
+
+
+def test_half_precision_may_differ_by_more():
+    found = rows(losses=[8.0, 7.01], norms=[1.0, 2.02], half=True)
+    assert refusal(found[2], found) is None
+    assert disagreement(found[2].found, found[1].found) == pytest.approx((0.01, 0.01))
+
+
+class Event:
+    def __init__(self, name: str, start: float, end: float, on_gpu: bool = True) -> None:
+        self.name, self.time_range = name, Namespace(start=start, end=end)
+        self.device_type = DeviceType.CUDA if on_gpu else DeviceType.CPU
+
+
+def test_communication_is_told_from_work():
+    assert covered([(0, 2), (1, 3), (5, 6)]) == 4
+    kernels = [Event("ncclDevKernel_AllReduce", 0, 40), Event("gemm", 10, 30), Event("FSDP::all_gather", 0, 100)]
+    assert shares(kernels, 100) == (0.4, 0.2)
+    share, alone = shares([Event("gloo:all_reduce", 0, 10, on_gpu=False)], 100) or (0, 0)
+    assert share == 0.1 and math.isnan(alone)
+    assert shares([Event("gemm", 0, 10)], 100) is None
+
+
+def bench(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "scripts.bench_scaling", *arguments]
+    return subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.mark.slow
+def test_two_processes_are_measured_as_the_framework_runs_them(tmp_path):
+    small = ("--device", "cpu", "--model", "tiny", "--steps", "2", "--warm", "1", "--strategy", "ddp", "model.width=16")
+    done = bench(*small, "--output", "out.json", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.rstrip().splitlines()[-1].startswith("| 2 | ddp | none | 4 | ")
+    found = {"-".join(map(str, (row["model"], row["devices"], row["batch"]))): row["found"]
+             for row in json.loads((tmp_path / "out.json").read_text())["rows"]}  # fmt: skip
+    assert found["tiny-2-4"]["losses"] == pytest.approx(found["tiny-1-4"]["losses"], abs=1e-5)
+    assert found["tiny-2-4"]["losses"] != pytest.approx(found["tiny-1-2"]["losses"], abs=1e-3)
+    assert 0 < found["tiny-2-4"]["share"] < 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there are GPUs")
+def test_without_gpus_it_says_what_works(tmp_path):
+    done = bench(folder=tmp_path)
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == "error: bench_scaling needs CUDA GPUs, and this machine shows none: see --device cpu --model tiny\n"
+    )
