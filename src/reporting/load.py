@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -75,7 +76,9 @@ def _sweep(folder: Path) -> Loaded:
         jobs = [_job(folder, entry) for entry in content["jobs"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{file} cannot be read as a sweep ({reason}): the sweep's own command writes it anew") from error
+        raise UserError(
+            f"{file} cannot be read as a sweep ({reason}): the sweep's own command writes it anew"
+        ) from error
     alive = run_lock.held(folder)
     for job in jobs:
         if job.state == "running" and not (alive or run_lock.held(job.path)):
@@ -150,34 +153,37 @@ def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read_metrics(run: Record) -> None:
     """Read metrics.csv; a row that is just being written, and what is not finite, are left out."""
-    try:
-        with (run.path / "metrics.csv").open(newline="", errors="replace") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
+    file = run.path / "metrics.csv"
+    if not file.is_file():
         return
+    try:
+        whole_lines, newline, _ = file.read_text(errors="replace").rpartition("\n")
+        rows = list(csv.DictReader(io.StringIO(whole_lines + newline, newline="")))
     except (OSError, csv.Error) as error:
         run.notes.append(f"metrics.csv cannot be read ({error})")
         return
-    step_bytes = _step_bytes(run)
-    not_finite = 0
-    for row in rows:
-        if not (row.get("step") or "").isdecimal():
-            continue
-        step = int(row["step"])
-        values = {name: number for name, text in row.items() if isinstance(name, str) and (number := _number(text)) is not None}
-        for name, points in ((TRAIN, run.train), (VAL, run.val)):
-            if (bits := values.get(name)) is None:
-                continue
-            if math.isfinite(bits):
-                seen = values.get("train/bytes_seen", None if step_bytes is None else step * step_bytes)
-                points.append(Point(step, bits, seen, values.get("train/seconds")))
-            else:
-                not_finite += 1
-        for name, value in values.items():
-            if math.isfinite(value):
-                run.logged.setdefault(name, []).append(value)
+    not_finite = sum(_add_row(run, row) for row in rows if (row.get("step") or "").isdecimal())
     if not_finite:
         run.notes.append(f"{not_finite} logged losses are not finite and are not drawn")
+
+
+def _add_row(run: Record, row: dict[str, str]) -> int:
+    """Add what a row has; the number of its losses that are not finite."""
+    step, step_bytes, not_finite = int(row["step"]), _step_bytes(run), 0
+    read = {name: _number(text) for name, text in row.items() if isinstance(name, str)}
+    values = {name: value for name, value in read.items() if value is not None}
+    for name, points in ((TRAIN, run.train), (VAL, run.val)):
+        if (bits := values.get(name)) is None:
+            continue
+        if math.isfinite(bits):
+            seen = values.get("train/bytes_seen", None if step_bytes is None else step * step_bytes)
+            points.append(Point(step, bits, seen, values.get("train/seconds")))
+        else:
+            not_finite += 1
+    for name, value in values.items():
+        if math.isfinite(value):
+            run.logged.setdefault(name, []).append(value)
+    return not_finite
 
 
 def _step_bytes(run: Record) -> int | None:

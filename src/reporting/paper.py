@@ -37,9 +37,9 @@ THE_MODEL: Mapping[str, Mapping[str, Any]] = {
 EPOCHS = {"enwik8": 80, "cifar10": 120}
 
 
-def published(run: Record) -> Published | None:
-    """Give the paper's row for a run's data set and pattern; None where the paper has none."""
-    return TABLE2.get(run.data_name, {}).get(run.attention)
+def published(run: Record, attention: str | None = None) -> Published | None:
+    """Give the paper's row for a run's data set and ``attention`` (its own if None); None where the paper has none."""
+    return TABLE2.get(run.data_name, {}).get(attention or run.attention)
 
 
 def why_not_comparable(run: Record) -> list[str]:
@@ -64,7 +64,8 @@ def why_not_comparable(run: Record) -> list[str]:
         reasons.append(f"another model ({', '.join(wrong)})")
     steps, epochs = run.config.get("trainer.max_steps"), run.config.get("trainer.epochs")
     if steps is not None or epochs != EPOCHS[name]:
-        reasons.append(f"trained for {f'{steps:,} steps' if steps is not None else f'{epochs} epochs'} instead of {EPOCHS[name]} epochs")
+        length = f"{epochs} epochs" if steps is None else f"{steps:,} steps"
+        reasons.append(f"trained for {length} instead of {EPOCHS[name]} epochs")
     if run.state != "finished":
         reasons.append("the run is not finished")
     return reasons

@@ -105,8 +105,9 @@ class Record:
     def final(self, name: str) -> float | None:
         """Give a figure of summary.json; None where it is none."""
         value = self.summary.get(name)
-        usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return float(value) if usable else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        return float(value)
 
     def typical(self, name: str) -> float | None:
         """Give the run's own average of a speed, or the median of what it has logged so far."""
