@@ -1,10 +1,11 @@
 """Write a report on a sweep, or on some runs: one HTML file that opens without a server or a network, and Markdown.
 
-It has the paper's table 2 beside ours, bits per byte at equal bytes and at equal time, the curves, speed and memory, how
-the configurations differ, samples and pictures. Sweeps that still run, and runs that failed, are shown as far as they are.
+It has the paper's table 2 beside ours, bits per byte at equal bytes and at equal time, the curves, speed and memory,
+how the configurations differ, samples and pictures. Sweeps that still run and runs that failed are shown as far as
+they are.
 
-python -m scripts.report runs/sweeps/NAME                   NAME/report.html, NAME/report.md and its pictures in NAME/report/
-python -m scripts.report runs/NAME runs/OTHER               report.html, report.md and report/ in the current folder
+python -m scripts.report runs/sweeps/NAME           report.html, report.md and pictures in report/, all in that folder
+python -m scripts.report runs/NAME runs/OTHER       the same, in the current folder
 python -m scripts.report runs/sweeps/NAME --output today.html
 """
 

@@ -186,17 +186,17 @@ def _legend(curves: Sequence[Curve], palette: Palette, width: int, top: float) -
     items = [(f'<line class="line thick {palette.classes[hue]}" x2="16"/>', hue) for hue in hues]
     rows = [items]
     if len(styles) > 1:
-        rows.append([(f'<line class="line ink" x2="30"{_dashed(palette.dashes[style])}/>', style) for style in styles])
+        rows.append([(f'<line class="line ink" x2="26"{_dashed(palette.dashes[style])}/>', style) for style in styles])
     return _flowed(rows, width, top)
 
 
 def _flowed(rows: Sequence[Sequence[tuple[str, str]]], width: int, top: float) -> tuple[str, int]:
     parts, line = [], 0
     for number, items in enumerate(rows):
-        mark = 22 if number == 0 else 36
+        mark = 21 if number == 0 else 31
         x = 4.0
         for drawing, name in items:
-            long = mark + CHARACTER * len(name) + 14
+            long = mark + CHARACTER * len(name) + 12
             if x > 4.0 and x + long > width:
                 x, line = 4.0, line + 1
             y = top + line * LINE

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from src.reporting import draw, tables
 from src.reporting.charts import Bars, Lines, Palette
@@ -99,11 +100,11 @@ def facts(loaded: Loaded) -> list[tuple[str, str]]:
     origins = [run.provenance for run in runs if run.provenance]
     packages = [origin.get("packages") or {} for origin in origins]
     found = [
-        ("data", _all(run.label or run.data_name for run in runs if run.config)),
+        ("data", _all(run.label for run in runs) or _all(run.data_name for run in runs)),
         ("hardware", _all(_hardware(origin) for origin in origins)),
         ("versions", _all(f"PyTorch {each.get('torch')}, Lightning {each.get('lightning')}" for each in packages)),
-        ("commit", _all(_commit(origin) for origin in origins)),
-        ("started", loaded.started or ""),
+        ("commit", _commits(origins)),
+        ("started", (loaded.started or "")[:16].replace("T", " ")),
         ("at a time", f"{loaded.slots} of {len(runs)} jobs" if loaded.slots else ""),
         ("command", shlex.join(["python", *loaded.command]) if loaded.command else ""),
     ]
@@ -117,8 +118,8 @@ def warnings(runs: Sequence[Record]) -> list[str]:
     if partial:
         label = _all(run.label for run in partial if run.label) or _all(run.data_name for run in partial)
         found.append(
-            f"Partial data: {label}. The figures of {_share(len(partial), len(runs))} are on a part of an official data "
-            "set and are NOT comparable with published figures."
+            f"Partial data: {label}. The figures of {_share(len(partial), len(runs))} are on a part of an official "
+            "data set and are NOT comparable with published figures."
         )
     stand_in = [run for run in runs if run.config and run.data_name not in TABLE2]
     if stand_in:
@@ -160,18 +161,19 @@ def _share(some: int, all_of_them: int) -> str:
     return "all runs" if some == all_of_them else f"{some} of {all_of_them} runs"
 
 
-def _hardware(origin: dict[str, object]) -> str:
+def _hardware(origin: dict[str, Any]) -> str:
     gpus, cpus = origin.get("gpus"), origin.get("cpus")
     if isinstance(gpus, list) and gpus:
         return _all(f"{gpus.count(gpu)} × {gpu}" for gpu in gpus)
     return f"{cpus} CPU cores"
 
 
-def _commit(origin: dict[str, object]) -> str:
-    commit = origin.get("git_commit")
-    return f"{str(commit)[:COMMIT]}{' with changes' if origin.get('git_changed') else ''}" if commit else ""
+def _commits(origins: Sequence[dict[str, Any]]) -> str:
+    commits = [str(origin["git_commit"])[:COMMIT] for origin in origins if origin.get("git_commit")]
+    changed = any(origin.get("git_changed") for origin in origins)
+    return _all(commits) + (" with changes that were not committed" if commits and changed else "")
 
 
-def _all(values: object) -> str:
+def _all(values: Iterable[object]) -> str:
     """Name every different value once."""
-    return "; ".join(dict.fromkeys(str(value) for value in values if value))  # type: ignore[attr-defined]
+    return "; ".join(dict.fromkeys(str(value) for value in values if value))

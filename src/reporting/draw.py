@@ -12,6 +12,7 @@ from src.reporting.tables import memory_gib
 
 MOST_POINTS = 120  # of a curve: neighbours are averaged
 FIRST = 0.1  # share of a training curve that may lie above the chart
+FIRST_VALIDATIONS = 0.2  # the same of validations
 
 
 def hue_key(runs: Sequence[Record]) -> str:
@@ -43,21 +44,23 @@ def palette(runs: Sequence[Record]) -> Palette:
 
 def line_charts(runs: Sequence[Record]) -> list[Lines]:
     """Draw the losses of all runs that have any; a chart without a curve is left out."""
-    seen = [p.nbytes for run in runs for p in run.val if p.nbytes is not None]
-    spent = [p.seconds for run in runs for p in run.val if p.seconds is not None]
+    seen = [p.nbytes for run in runs for p in (*run.val, *run.train) if p.nbytes is not None]
+    spent = [p.seconds for run in runs for p in (*run.val, *run.train) if p.seconds is not None]
     of_bytes, of_seconds = unit_of_bytes(max(seen, default=0)), unit_of_seconds(max(spent, default=0))
-    bits = "bits per byte"
+    time, data = f"{of_seconds.name} of training", f"{of_bytes.name} trained on"
+
+    def seconds(p: Point) -> float | None:
+        return None if p.seconds is None else p.seconds / of_seconds.size
+
+    def nbytes(p: Point) -> float | None:
+        return None if p.nbytes is None else p.nbytes / of_bytes.size
+
     charts = [
-        _lines(runs, "Training loss", "optimizer steps", bits, _train, lambda p: p.step, FIRST),
-        _lines(
-            runs, "Validation against time", f"{of_seconds.name} of training", bits, _val,
-            lambda p: None if p.seconds is None else p.seconds / of_seconds.size,
-        ),
-        _lines(
-            runs, "Validation against data", f"{of_bytes.name} trained on", bits, _val,
-            lambda p: None if p.nbytes is None else p.nbytes / of_bytes.size,
-        ),
-    ]  # fmt: skip
+        _lines(runs, "Validation against time", time, _val, seconds, FIRST_VALIDATIONS),
+        _lines(runs, "Validation against data", data, _val, nbytes, FIRST_VALIDATIONS),
+        _lines(runs, "Training loss against time", time, _train, seconds, FIRST),
+        _lines(runs, "Training loss by step", "optimizer steps", _train, lambda p: p.step, FIRST),
+    ]
     return [chart for chart in charts if chart.curves]
 
 
@@ -73,17 +76,16 @@ def _lines(
     runs: Sequence[Record],
     title: str,
     x: str,
-    y: str,
     points: Callable[[Record], list[Point]],
     place: Callable[[Point], float | None],
-    skipped: float = 0.0,
+    skipped: float,
 ) -> Lines:
     key, curves = hue_key(runs), []
     for run in runs:
         at = tuple((where, p.bits) for p in points(run) if (where := place(p)) is not None)
         if at:
             curves.append(Curve(run.name, hue(run, key), style(run, key), at))
-    return Lines(title, x, y, tuple(curves), skipped)
+    return Lines(title, x, "bits per byte", tuple(curves), skipped)
 
 
 def bar_charts(groups: Sequence[Group]) -> list[Bars]:

@@ -37,7 +37,6 @@ def markdown(report: Report, folder: str) -> tuple[str, Mapping[str, bytes]]:
     parts = [f"# {plain(report.title)}", plain(states)]
     parts += [f"> **{plain(warning)}**" for warning in report.warnings]
     parts += ["\n".join(f"- **{plain(tile.value)}** {plain(tile.what)}" for tile in report.tiles)]
-    parts += ["\n".join(f"- {name}: {plain(value)}" for name, value in report.facts)]
     parts += ["## Table 2: kinds of attention", table(report.table2)]
     parts += ["## At equal bytes, at equal time", table(report.budgets)]
     for heading, charts in (("Loss", report.lines), ("Speed and memory", report.bars)):
@@ -46,6 +45,7 @@ def markdown(report: Report, folder: str) -> tuple[str, Mapping[str, bytes]]:
             name = re.sub(r"\W+", "-", chart.title.lower()) + ".svg"
             drawing = standalone(drawn(chart, report.palette, WIDE))
             parts += [f"### {plain(chart.title)}", shown(name, drawing.encode(), chart.title)]
+    parts += ["## What was run", "\n".join(f"- {name}: {plain(value)}" for name, value in report.facts)]
     parts += ["## Runs", table(report.runs)]
     if len(report.differences.columns) > 1:
         parts += ["## How their configurations differ", table(report.differences)]

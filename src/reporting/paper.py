@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,30 +42,43 @@ def published(run: Record, attention: str | None = None) -> Published | None:
     return TABLE2.get(run.data_name, {}).get(attention or run.attention)
 
 
-def why_not_comparable(run: Record) -> list[str]:
-    """Say what keeps a run's bits per byte from standing beside the paper's; empty where nothing does.
+def why_not_comparable(name: str, runs: Sequence[Record]) -> list[str]:
+    """Say what keeps the bits per byte of runs from standing beside the paper's; empty where nothing does.
 
-    The time of an iteration is never comparable as such, another machine took it: only its ratio to dense is.
+    The time of a step is never comparable as such, another machine took it: only its ratio to dense is.
+
+    Args:
+        name: of the data set that they were trained on.
+        runs: at least one.
     """
-    name = run.data_name
+    labels = _all(run.label for run in runs)
     if name not in TABLE2:
-        return [f"the data are {run.label or name or 'not known'}, and the paper's table has enwik8 and CIFAR-10"]
+        return [f"the data are {labels or name or 'not known'}, and the paper's table has enwik8 and CIFAR-10"]
     reasons = []
-    if run.partial is not False:
-        known = "the data are only a part" if run.partial else "nothing says yet that the data are whole"
-        reasons.append(f"{known} ({run.label})" if run.label else known)
-    model = {key: run.config.get(key) for key in THE_MODEL[name]}
+    if any(run.partial for run in runs):
+        reasons.append(f"partial data ({labels})" if labels else "partial data")
+    elif any(run.partial is None for run in runs):
+        reasons.append("nothing says yet that the data are whole")
     wrong = [
-        f"{key.rpartition('.')[2]} {model[key]} instead of {wanted:,}"
+        f"{key.rpartition('.')[2]} {values} instead of {wanted:,}"
         for key, wanted in THE_MODEL[name].items()
-        if model[key] != wanted
+        if (values := _all(run.config.get(key) for run in runs if run.config.get(key) != wanted))
     ]
     if wrong:
         reasons.append(f"another model ({', '.join(wrong)})")
-    steps, epochs = run.config.get("trainer.max_steps"), run.config.get("trainer.epochs")
-    if steps is not None or epochs != EPOCHS[name]:
-        length = f"{epochs} epochs" if steps is None else f"{steps:,} steps"
-        reasons.append(f"trained for {length} instead of {EPOCHS[name]} epochs")
-    if run.state != "finished":
-        reasons.append("the run is not finished")
+    if lengths := _all(_length(run) for run in runs if _length(run) != f"{EPOCHS[name]} epochs"):
+        reasons.append(f"trained for {lengths} instead of {EPOCHS[name]} epochs")
+    if any(run.state != "finished" for run in runs):
+        reasons.append("not all runs are finished")
     return reasons
+
+
+def _length(run: Record) -> str:
+    steps, epochs = run.config.get("trainer.max_steps"), run.config.get("trainer.epochs")
+    return f"{epochs} epochs" if steps is None else f"{steps:,} steps"
+
+
+def _all(values: Iterable[Any]) -> str:
+    """Name every different value once."""
+    known = dict.fromkeys(value for value in values if value is not None)
+    return ", ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in known)

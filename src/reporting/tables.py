@@ -59,9 +59,8 @@ def budgets_table(groups: Sequence[Group]) -> Table:
         first = len(table.rows)
         for row in group.rows:
             spent = [run.seconds for run in row.runs if run.seconds is not None]
-            steps = max(run.step for run in row.runs)
             cells = [number(row.val, 3), number(row.at_bytes, 3), number(row.at_seconds, 3)]
-            table.rows.append([row.attention, *cells, f"{steps:,}", duration(max(spent)) if spent else NONE])
+            table.rows.append([row.attention, *cells, _steps(*row.runs), duration(max(spent)) if spent else NONE])
         figures = [[row.val, row.at_bytes, row.at_seconds] for row in group.rows]
         columns = [[each.mean if each else None for each in column] for column in zip(*figures, strict=True)]
         _mark_least(table, first, columns)
@@ -81,7 +80,7 @@ def runs_table(runs: Sequence[Record]) -> Table:
         speed, memory = run.typical("train/tokens_per_second"), memory_gib(run)
         train = run.train[-1].bits if run.train else None
         table.rows.append([
-            run.name, run.state, f"{run.step:,}", plain(train, 3), plain(run.best_val, 3),
+            run.name, run.state, _steps(run), plain(train, 3), plain(run.best_val, 3),
             plain(run.final("test/bits_per_byte"), 3), plain(None if speed is None else speed / 1000, 1),
             plain(memory, 2), NONE if run.seconds is None else duration(run.seconds),
         ])  # fmt: skip
@@ -90,10 +89,11 @@ def runs_table(runs: Sequence[Record]) -> Table:
 
 
 def differences_table(runs: Sequence[Record]) -> Table:
-    """The keys of the configuration that are not the same in all runs."""
+    """The keys of the configuration that are not the same in all runs; runs that have none are left out."""
+    runs = [run for run in runs if run.config]
     found = differing([run.config for run in runs])
     table = Table(["run", *found], words=set(range(1, len(found) + 1)))
-    table.rows = [[run.name, *(values[i] or NONE for values in found.values())] for i, run in enumerate(runs)]
+    table.rows = [[run.name, *(values[i] for values in found.values())] for i, run in enumerate(runs)]
     return table
 
 
@@ -102,7 +102,7 @@ def comparable_notes(runs: Sequence[Record]) -> list[str]:
     notes = []
     for name in dict.fromkeys(run.data_name for run in runs if run.config):
         of_it = [run for run in runs if run.data_name == name]
-        reasons = list(dict.fromkeys(reason for run in of_it for reason in why_not_comparable(run)))
+        reasons = why_not_comparable(name, of_it)
         what = TITLES.get(name, name)
         if reasons:
             notes.append(f"NOT comparable with published figures ({what}): {'; '.join(reasons)}.")
@@ -157,6 +157,10 @@ def volume(nbytes: float) -> str:
         if nbytes >= size:
             return f"{nbytes / size:.3g} {unit}"
     return f"{nbytes:.0f} bytes"
+
+
+def _steps(*runs: Record) -> str:
+    return f"{most:,}" if (most := max(run.step for run in runs)) else NONE
 
 
 def _paper(row: Row) -> list[str]:
