@@ -16,7 +16,7 @@ DASHES = ("", "7 4", "2 3", "9 3 2 3", "12 4", "4 2", "1 4", "6 2 1 2 1 2")
 HUES = ("dense", "fixed", "strided")
 OTHER_HUES = 5
 LINE, BAR = 19, 22  # pixels of a line of the legend, of a bar
-CHARACTER = 6.7  # pixels, about, of a letter at 12 pixels
+CHARACTER = 6.4  # pixels, about, of a letter at 12 pixels
 LEFT, RIGHT, TOP, BELOW = 46, 12, 10, 42
 
 

@@ -10,9 +10,14 @@ from src.reporting.compare import SEED, Group, estimate, in_order, named, thinne
 from src.reporting.record import ATTENTION, Point, Record
 from src.reporting.tables import memory_gib
 
-MOST_POINTS = 120  # of a curve: neighbours are averaged
+MOST_POINTS = 40  # of a training curve: neighbours are averaged, or a dozen curves would hide each other
+MOST_VALIDATIONS = 200  # the same of validations, which are not noisy
 FIRST = 0.1  # share of a training curve that may lie above the chart
 FIRST_VALIDATIONS = 0.2  # the same of validations
+OF_CURVES = (
+    "Seconds of training leave validation and samples out. A point of a training curve is the mean of neighbouring log "
+    "entries."
+)
 
 
 def hue_key(runs: Sequence[Record]) -> str:
@@ -69,7 +74,7 @@ def _train(run: Record) -> list[Point]:
 
 
 def _val(run: Record) -> list[Point]:
-    return thinned(run.val, MOST_POINTS)
+    return thinned(run.val, MOST_VALIDATIONS)
 
 
 def _lines(

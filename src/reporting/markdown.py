@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from src.reporting.charts import WIDE
+from src.reporting.charts import WIDE, Bars, Lines, Palette
 from src.reporting.content import Report
+from src.reporting.draw import OF_CURVES
 from src.reporting.page import CHART_STYLE, drawn
-from src.reporting.pictures import Picture
+from src.reporting.pictures import Left, Picture
 from src.reporting.tables import Table
 
 
@@ -24,42 +26,57 @@ def markdown(report: Report, folder: str) -> tuple[str, Mapping[str, bytes]]:
     Returns:
         The text, and the pictures' content by file name.
     """
-    files: dict[str, bytes] = {}
-
-    def shown(name: str, content: bytes, caption: str) -> str:
-        files[name] = content
-        return f"![{plain(caption)}]({quote(folder)}/{quote(name)})"
-
-    def picture(found: Picture) -> str:
-        return shown(found.file_name, found.data, found.caption) + f"\n\n{plain(found.caption)}"
-
+    files = Files(folder)
     states = ", ".join(f"{count} {state}" for state, count in report.states)
     parts = [f"# {plain(report.title)}", plain(states)]
     parts += [f"> **{plain(warning)}**" for warning in report.warnings]
     parts += ["\n".join(f"- **{plain(tile.value)}** {plain(tile.what)}" for tile in report.tiles)]
     parts += ["## Table 2: kinds of attention", table(report.table2)]
     parts += ["## At equal bytes, at equal time", table(report.budgets)]
-    for heading, charts in (("Loss", report.lines), ("Speed and memory", report.bars)):
-        parts.append(f"## {heading}")
-        for chart in charts:
-            name = re.sub(r"\W+", "-", chart.title.lower()) + ".svg"
-            drawing = standalone(drawn(chart, report.palette, WIDE))
-            parts += [f"### {plain(chart.title)}", shown(name, drawing.encode(), chart.title)]
+    parts += ["## Loss", *(files.chart(chart, report.palette) for chart in report.lines), OF_CURVES]
+    parts += ["## Speed and memory", *(files.chart(chart, report.palette) for chart in report.bars)]
     parts += ["## What was run", "\n".join(f"- {name}: {plain(value)}" for name, value in report.facts)]
     parts += ["## Runs", table(report.runs)]
     if len(report.differences.columns) > 1:
         parts += ["## How their configurations differ", table(report.differences)]
     if report.patterns:
-        parts += ["## What each head sees", *map(picture, report.patterns)]
+        parts += ["## What each head sees", *map(files.picture, report.patterns)]
     if report.left:
-        parts.append("## Samples and learned attention")
-    for found in report.left:
-        parts.append(f"### {plain(found.run)}")
-        if found.text:
-            parts.append("\n".join(f"    {line}" for line in found.text.splitlines()))
-        parts += map(picture, found.pictures)
+        parts += ["## Samples and learned attention", *(files.left(found) for found in report.left)]
     parts.append(f"Made on {report.made} by `python -m scripts.report`.")
-    return "\n\n".join(filter(None, parts)) + "\n", files
+    return "\n\n".join(filter(None, parts)) + "\n", files.content
+
+
+@dataclass
+class Files:
+    """The pictures that the text has shown so far.
+
+    Args:
+        folder: where they will be, as the Markdown names it.
+        content: by name.
+    """
+
+    folder: str
+    content: dict[str, bytes] = field(default_factory=dict)
+
+    def chart(self, chart: Lines | Bars, palette: Palette) -> str:
+        """Show a chart under its title."""
+        name = re.sub(r"\W+", "-", chart.title.lower()) + ".svg"
+        drawing = standalone(drawn(chart, palette, WIDE))
+        return f"### {plain(chart.title)}\n\n{self._shown(name, drawing.encode(), chart.title)}"
+
+    def picture(self, found: Picture) -> str:
+        """Show a picture above its caption."""
+        return f"{self._shown(found.file_name, found.data, found.caption)}\n\n{plain(found.caption)}"
+
+    def left(self, found: Left) -> str:
+        """Show what a run left, text as it is."""
+        text = "\n".join(f"    {line}" for line in found.text.splitlines())
+        return "\n\n".join(filter(None, [f"### {plain(found.run)}", text, *map(self.picture, found.pictures)]))
+
+    def _shown(self, name: str, content: bytes, caption: str) -> str:
+        self.content[name] = content
+        return f"![{plain(caption)}]({quote(self.folder)}/{quote(name)})"
 
 
 def table(found: Table) -> str:

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from src.reporting.charts import NARROW, WIDE, Bars, Lines, Palette, bars_svg, lines_svg
 from src.reporting.content import Report
+from src.reporting.draw import OF_CURVES
 
 HERE = Path(__file__).parent
 STYLE = HERE / "page.css"
@@ -23,6 +24,7 @@ def page(report: Report) -> str:
     return environment.get_template("page.html").render(
         report=report,
         style=Markup(CHART_STYLE.read_text() + STYLE.read_text()),
+        of_curves=OF_CURVES,
         lines=[(chart.title, both(chart, report.palette)) for chart in report.lines],
         bars=[(f"{chart.title}, {chart.unit}", both(chart, report.palette)) for chart in report.bars],
     )
