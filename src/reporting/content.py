@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from src.reporting.paper import TABLE2
 from src.reporting.pictures import RUNS, Left, Picture, left_by, patterns
 from src.reporting.record import Record
 
+GROUPS = 12  # that the tables of kinds of attention have
 COMMIT = 10  # characters of a git commit
 
 
@@ -71,7 +73,7 @@ class Report:
 def report(loaded: Loaded) -> Report:
     """Put a report together."""
     runs = loaded.runs
-    groups = grouped(runs)
+    groups, hidden = best_groups(grouped(runs))
     seen = patterns(runs)
     left = [found for run in runs[:RUNS] if (found := left_by(run)) is not None]
     return Report(
@@ -81,8 +83,8 @@ def report(loaded: Loaded) -> Report:
         facts=facts(loaded),
         warnings=warnings(runs),
         tiles=tiles(groups),
-        table2=tables.table2(groups),
-        budgets=tables.budgets_table(groups),
+        table2=tables.table2(groups, hidden),
+        budgets=tables.budgets_table(groups, hidden),
         lines=draw.line_charts(runs),
         bars=draw.bar_charts(groups),
         palette=draw.palette(runs),
@@ -92,6 +94,14 @@ def report(loaded: Loaded) -> Report:
         left=left,
         left_out=max(0, len(runs) - RUNS),
     )
+
+
+def best_groups(groups: list[Group]) -> tuple[list[Group], int]:
+    """Keep the groups with the best validations where there are many, as in a search; they, and how many others."""
+    if len(groups) <= GROUPS:
+        return groups, 0
+    known = [(min((row.val.mean for row in group.rows if row.val), default=math.inf), group) for group in groups]
+    return [group for _, group in sorted(known, key=lambda each: each[0])[:GROUPS]], len(groups) - GROUPS
 
 
 def facts(loaded: Loaded) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from src.reporting.axes import unit_of_bytes, unit_of_seconds
-from src.reporting.charts import Bars, Curve, Lines, Palette
+from src.reporting.charts import OTHER_HUES, Bars, Curve, Lines, Palette
 from src.reporting.compare import SEED, Group, estimate, in_order, named, thinned
 from src.reporting.record import ATTENTION, Point, Record
 from src.reporting.tables import memory_gib
@@ -21,11 +21,12 @@ OF_CURVES = (
 
 
 def hue_key(runs: Sequence[Record]) -> str:
-    """Name the setting that colours tell: the attention, or where all have the same the first that varies."""
+    """Name the setting that colours tell: the attention, or where all have the same the first that has a few values."""
     if len({run.attention for run in runs}) > 1:
         return ATTENTION
     varied = dict.fromkeys(key for run in runs for key in run.settings if key not in (ATTENTION, SEED))
-    return next((key for key in varied if len({run.settings.get(key) for run in runs}) > 1), ATTENTION)
+    values = {key: len({run.settings.get(key) for run in runs}) for key in varied}
+    return next((key for key, count in values.items() if 1 < count <= OTHER_HUES), ATTENTION)
 
 
 def hue(run: Record, key: str) -> str:

@@ -32,8 +32,13 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-def table2(groups: Sequence[Group]) -> Table:
-    """The paper's table 2 beside ours: bits per byte of the test split, time of a step, times faster than dense."""
+def table2(groups: Sequence[Group], hidden: int = 0) -> Table:
+    """The paper's table 2 beside ours: bits per byte of the test split, time of a step, times faster than dense.
+
+    Args:
+        groups: those to show.
+        hidden: groups that are not shown.
+    """
     published = any(row.paper for group in groups for row in group.rows)
     ours = ["test bits per byte", "ms a step", "times dense"]
     theirs = ["paper: bits per byte", "paper: ms a step (V100)", "paper: times dense"]
@@ -48,11 +53,12 @@ def table2(groups: Sequence[Group]) -> Table:
     table.notes += comparable_notes([run for group in groups for row in group.rows for run in row.runs])
     if any(row.test and row.test.spread is not None for group in groups for row in group.rows):
         table.notes.append("Mean ± standard deviation over seeds.")
+    table.notes += _hidden(groups, hidden)
     return table
 
 
-def budgets_table(groups: Sequence[Group]) -> Table:
-    """Validation figures at the end, after equally many bytes, and after equally much time."""
+def budgets_table(groups: Sequence[Group], hidden: int = 0) -> Table:
+    """Validation figures at the end, after equally many bytes, and after equally much time; arguments as ``table2``."""
     table = Table(["attention", "best", "at equal bytes", "at equal time", "steps", "trained for"])
     for group in groups:
         _heading(table, group, groups, budget=True)
@@ -69,6 +75,7 @@ def budgets_table(groups: Sequence[Group]) -> Table:
         "on. Equal time: the seconds of training after which the fastest of them had ended. The best validation until "
         "then counts."
     )
+    table.notes += _hidden(groups, hidden)
     return table
 
 
@@ -161,6 +168,11 @@ def volume(nbytes: float) -> str:
 
 def _steps(*runs: Record) -> str:
     return f"{most:,}" if (most := max(run.step for run in runs)) else NONE
+
+
+def _hidden(groups: Sequence[Group], hidden: int) -> list[str]:
+    shown = f"The {len(groups)} best by validation of {len(groups) + hidden}; all are in the table of runs."
+    return [shown] if hidden else []
 
 
 def _paper(row: Row) -> list[str]:

@@ -131,6 +131,22 @@ def test_one_attention_is_coloured_by_what_varies(tmp_path):
     assert "line hue-1" in text
 
 
+def test_a_search_shows_its_best_trials(tmp_path):
+    jobs = []
+    for trial in range(20):
+        content = config("fixed", optimizer={"learning_rate": 0.001 * (trial + 1)})
+        run(tmp_path / f"t{trial}", content, [(10, 1.0, 5.0 - trial / 10), (20, 2.0, 4.9 - trial / 10)], test=4.0)
+        overrides = {"optimizer.learning_rate": f"{0.001 * (trial + 1):.3f}"}
+        jobs.append(entry(trial, f"t{trial}", "finished", overrides))
+    found = report(load([sweep(tmp_path, jobs)]))
+    headings = [row[0].partition(" · ")[0] for row in found.table2.rows if len(row) == 1]
+    assert headings == [f"learning rate {0.001 * trial:.3f}" for trial in range(20, 8, -1)]
+    assert found.table2.notes[-1] == "The 12 best by validation of 20; all are in the table of runs."
+    assert len(found.runs.rows) == 20
+    assert found.palette.dashes == {}  # twenty kinds of dashes tell nothing
+    assert "stroke-dasharray" not in page(found)
+
+
 def test_a_sweep_that_has_not_begun(tmp_path):
     text = made(sweep(tmp_path, [entry(0, "a", "waiting", {"attention": "dense"}, run=None)]))
     assert "No run has logged a loss yet." in text
