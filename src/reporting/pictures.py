@@ -11,6 +11,7 @@ from pathlib import Path
 from src.reporting.record import Record
 
 MOST_PIXELS = 720  # width of a picture in the page
+QUALITY = 65  # of WebP
 SMALL = 256  # pixels: below, a picture is enlarged pixel by pixel
 TEXT = 900  # characters of a sample that are shown
 RUNS = 24  # runs whose samples are shown
@@ -110,7 +111,7 @@ def small(file: Path, caption: str) -> Picture:
         factor = SMALL // picture.width
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     out = io.BytesIO()
-    picture.save(out, "WEBP", quality=80, method=6)
+    picture.save(out, "WEBP", quality=QUALITY, method=6)
     return Picture(caption, out.getvalue(), picture.width, picture.height)
 
 
