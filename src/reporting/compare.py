@@ -85,6 +85,11 @@ class Group:
     budget: Budget
     rows: tuple[Row, ...]
 
+    @property
+    def begun(self) -> bool:
+        """Whether any of its runs has a figure."""
+        return any(row.test or row.val or row.step_ms for row in self.rows)
+
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Find the keys that are not the same in all configurations: each with its value in every one, as text.

@@ -73,7 +73,7 @@ class Report:
 def report(loaded: Loaded) -> Report:
     """Put a report together."""
     runs = loaded.runs
-    groups, hidden = best_groups(grouped(runs))
+    groups, hidden = best_groups([group for group in grouped(runs) if group.begun])
     seen = patterns(runs)
     left = [found for run in runs[:RUNS] if (found := left_by(run)) is not None]
     return Report(

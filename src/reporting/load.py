@@ -15,7 +15,7 @@ import yaml
 
 from src import run_lock
 from src.errors import UserError
-from src.reporting.compare import settings_of
+from src.reporting.compare import SHORT, settings_of
 from src.reporting.record import Point, Record
 
 LIKE_THIS = 5  # folders that a message names
@@ -86,6 +86,9 @@ def _sweep(folder: Path) -> Loaded:
     if all(not job.settings for job in jobs):
         for job, settings in zip(jobs, settings_of([job.config for job in jobs]), strict=True):
             job.settings = settings
+    data = {job.data_name for job in jobs if job.config}
+    for job in jobs:
+        job.data_of_others = next(iter(data)) if len(data) == 1 else ""
     command, started, slots = (content.get(name) for name in ("command", "started", "slots"))
     return Loaded(folder.resolve().name, jobs, [str(word) for word in command or []], started, slots)
 
@@ -93,7 +96,7 @@ def _sweep(folder: Path) -> Loaded:
 def _job(folder: Path, entry: dict[str, Any]) -> Record:
     path = folder / str(entry["run"] or entry["name"])
     run = Record(str(entry["name"]), path, str(entry["state"]), error=entry.get("error"))
-    run.settings = {str(key): str(value) for key, value in entry["overrides"].items()}
+    run.settings = {SHORT.get(key, str(key)): str(value) for key, value in entry["overrides"].items()}
     return _filled(run)
 
 

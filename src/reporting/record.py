@@ -46,6 +46,7 @@ class Record:
         error: the sentence with which it failed.
         provenance: of its last process.
         notes: what could not be read.
+        data_of_others: the data set of the sweep's other runs, for a run that has not begun.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Record:
     error: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    data_of_others: str = ""
 
     @property
     def attention(self) -> str:
@@ -69,7 +71,7 @@ class Record:
     @property
     def data_name(self) -> str:
         """The data set's name, as ``data=`` has it; empty where it is not known."""
-        return str(self.config.get("data.name") or "")
+        return str(self.config.get("data.name") or self.data_of_others)
 
     @property
     def label(self) -> str | None:

@@ -30,6 +30,7 @@ def test_every_state_is_read(tmp_path):
     assert (dense.partial, strided.partial, failed.partial) == (True, True, None)
     assert (dense.step, strided.step, failed.step) == (30, 10, 0)
     assert failed.error == "it <broke> & ended"
+    assert failed.data_name == "enwik8"  # as the others
 
 
 def test_a_running_job_is_seen_by_its_lock(tmp_path):

@@ -59,6 +59,7 @@ def test_every_state_is_shown(whole):
     for words in ("2 finished", "1 interrupted", "1 failed", "1 waiting", "Not all runs are finished"):
         assert words in whole
     assert "a-dense-4: it &lt;broke&gt; &amp; ended" in whole
+    assert "depth 4" not in whole  # no figure yet: those runs are in the table of runs alone
 
 
 def test_figures_are_in_the_tables(whole):
@@ -149,6 +150,7 @@ def test_a_search_shows_its_best_trials(tmp_path):
 
 def test_a_sweep_that_has_not_begun(tmp_path):
     text = made(sweep(tmp_path, [entry(0, "a", "waiting", {"attention": "dense"}, run=None)]))
+    assert "No run has a figure yet." in text
     assert "No run has logged a loss yet." in text
     assert "No run has logged its speed yet." in text
 
