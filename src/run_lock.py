@@ -11,11 +11,14 @@ import contextlib
 import datetime
 import os
 import socket
+import struct
+import sys
 from pathlib import Path
 from typing import TextIO
 
 from src.errors import UserError
 
+_FLOCK = "hhqqi"  # Linux's struct flock with 64-bit offsets: type, whence, start, length, process
 _held: dict[Path, TextIO] = {}  # a record lock is gone as soon as its file is closed anywhere in the process
 
 
@@ -59,3 +62,21 @@ def release(run: Path) -> None:
     file = _held.pop(run.resolve() / ".lock", None)
     if file is not None:
         file.close()
+
+
+def held(run: Path) -> bool:
+    """Say whether another process has a run directory (or a sweep's folder), without taking it even for a moment.
+
+    False where this cannot be asked: no Linux, no such folder, a file system without locks.
+    """
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with (run / ".lock").open("rb+") as file:
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
+    except OSError:
+        return False
+    return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)

@@ -1,0 +1,120 @@
+"""Which charts a report has: losses by step, bytes and time, speed, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from src.reporting.axes import unit_of_bytes, unit_of_seconds
+from src.reporting.charts import OTHER_HUES, Bars, Curve, Lines, Palette
+from src.reporting.compare import SEED, Group, estimate, in_order, named, thinned
+from src.reporting.record import ATTENTION, Point, Record
+from src.reporting.tables import memory_gib
+
+MOST_POINTS = 40  # of a training curve: neighbours are averaged, or a dozen curves would hide each other
+MOST_VALIDATIONS = 200  # the same of validations, which are not noisy
+FIRST = 0.1  # share of a training curve that may lie above the chart
+FIRST_VALIDATIONS = 0.2  # the same of validations
+OF_CURVES = (
+    "Seconds of training leave validation and samples out. A point of a training curve is the mean of neighbouring log "
+    "entries."
+)
+
+
+def hue_key(runs: Sequence[Record]) -> str:
+    """Name the setting that colours tell: the attention, or where all have the same the first that has a few values."""
+    if len({run.attention for run in runs}) > 1:
+        return ATTENTION
+    varied = dict.fromkeys(key for run in runs for key in run.settings if key not in (ATTENTION, SEED))
+    values = {key: len({run.settings.get(key) for run in runs}) for key in varied}
+    return next((key for key, count in values.items() if 1 < count <= OTHER_HUES), ATTENTION)
+
+
+def hue(run: Record, key: str) -> str:
+    """What a run's colour tells."""
+    return run.attention if key == ATTENTION else named({key: run.settings.get(key, "?")})
+
+
+def style(run: Record, key: str) -> str:
+    """What a run's dashes tell: the settings that its colour does not, seeds left out."""
+    return named(run.settings, without=(ATTENTION, SEED, key))
+
+
+def palette(runs: Sequence[Record]) -> Palette:
+    """Choose colours and dashes for a report."""
+    key = hue_key(runs)
+    hues = sorted(dict.fromkeys(hue(run, key) for run in runs), key=in_order) if key == ATTENTION else None
+    return Palette(
+        hues or list(dict.fromkeys(hue(r, key) for r in runs)), list(dict.fromkeys(style(r, key) for r in runs))
+    )
+
+
+def line_charts(runs: Sequence[Record]) -> list[Lines]:
+    """Draw the losses of all runs that have any; a chart without a curve is left out."""
+    seen = [p.nbytes for run in runs for p in (*run.val, *run.train) if p.nbytes is not None]
+    spent = [p.seconds for run in runs for p in (*run.val, *run.train) if p.seconds is not None]
+    of_bytes, of_seconds = unit_of_bytes(max(seen, default=0)), unit_of_seconds(max(spent, default=0))
+    time, data = f"{of_seconds.name} of training", f"{of_bytes.name} trained on"
+
+    def seconds(p: Point) -> float | None:
+        return None if p.seconds is None else p.seconds / of_seconds.size
+
+    def nbytes(p: Point) -> float | None:
+        return None if p.nbytes is None else p.nbytes / of_bytes.size
+
+    charts = [
+        _lines(runs, "Validation against time", time, _val, seconds, FIRST_VALIDATIONS),
+        _lines(runs, "Validation against data", data, _val, nbytes, FIRST_VALIDATIONS),
+        _lines(runs, "Training loss against time", time, _train, seconds, FIRST),
+        _lines(runs, "Training loss by step", "optimizer steps", _train, lambda p: p.step, FIRST),
+    ]
+    return [chart for chart in charts if chart.curves]
+
+
+def _train(run: Record) -> list[Point]:
+    return thinned(run.train, MOST_POINTS)
+
+
+def _val(run: Record) -> list[Point]:
+    return thinned(run.val, MOST_VALIDATIONS)
+
+
+def _lines(
+    runs: Sequence[Record],
+    title: str,
+    x: str,
+    points: Callable[[Record], list[Point]],
+    place: Callable[[Point], float | None],
+    skipped: float,
+) -> Lines:
+    key, curves = hue_key(runs), []
+    for run in runs:
+        at = tuple((where, p.bits) for p in points(run) if (where := place(p)) is not None)
+        if at:
+            curves.append(Curve(run.name, hue(run, key), style(run, key), at))
+    return Lines(title, x, "bits per byte", tuple(curves), skipped)
+
+
+def bar_charts(groups: Sequence[Group]) -> list[Bars]:
+    """Draw speed and memory, the mean over seeds; a chart without a bar is left out."""
+    runs = [run for group in groups for row in group.rows for run in row.runs]
+    gpu = any(run.typical("train/peak_memory_gib") is not None for run in runs)
+    memory = "Peak memory of a GPU" if gpu else "Peak memory of the process"
+    charts = [
+        _bars(groups, "Speed", "kB/s", lambda run: _thousandth(run.typical("train/tokens_per_second")), "{:,.1f} kB/s"),
+        _bars(groups, memory, "GiB", memory_gib, "{:,.2f} GiB"),
+    ]
+    return [chart for chart in charts if chart.groups]
+
+
+def _bars(groups: Sequence[Group], title: str, unit: str, value: Callable[[Record], float | None], shape: str) -> Bars:
+    found = []
+    for group in groups:
+        means = ((row.attention, estimate(value(run) for run in row.runs)) for row in group.rows)
+        bars = tuple((kind, mean.mean, shape.format(mean.mean)) for kind, mean in means if mean is not None)
+        if bars:
+            found.append((named(group.settings), bars))
+    return Bars(title, unit, tuple(found))
+
+
+def _thousandth(value: float | None) -> float | None:
+    return None if value is None else value / 1000
