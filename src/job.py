@@ -152,6 +152,7 @@ def train_run(run: Run) -> None:
     with said_if_out_of_memory(config, run.path):
         trainer.fit(language_model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     figures = training_figures(trainer)
+    trainer.strategy.barrier()  # the first rank has waited for its files, the others have not
     best = usable_for(run.checkpoint("best"))
     trainer.test(language_model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if trainer.is_global_zero:

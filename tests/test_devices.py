@@ -165,7 +165,8 @@ def test_a_sweep_of_two_devices_each(tmp_path):
     path = corpus(tmp_path)
     done = command("train", "-m", *TINY, *few, *DDP, f"data.path={path}", "attention=fixed,strided", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [summary(run)["status"] for run in (tmp_path / "runs").iterdir() if run.is_dir()] == ["finished"] * 2
+    runs = [file.parent for file in tmp_path.glob("runs/sweeps/*/*/summary.json")]
+    assert [summary(run)["status"] for run in runs] == ["finished"] * 2
 
 
 LONG = ("trainer.max_steps=100000", "trainer.val_every=100000", "trainer.checkpoint_every=100000")
