@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.bench_scaling import made_text
-from src.cli import CONF, say_error
-from src.errors import UserError
+from src.cli import CONF
+from src.errors import UserError, exit_code
 
 SMALL = (
     "experiment=quickstart", "data=bytes", "model.width=128", "model.depth=4", "trainer.max_steps=200",
@@ -52,20 +52,21 @@ def main() -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default: %(default)s")
     parser.add_argument("--output", type=Path, help="folder to keep the sweeps in (default: they are removed)")
     options = parser.parse_args()
-    try:
-        slots = slots_of(options)
-        with tempfile.TemporaryDirectory(prefix="sweeps-") as made:
-            folder = options.output or Path(made)
-            text = made_text(Path(made) / "text", size=1_000_000)
-            alone, together = swept(folder, 1, text, options), swept(folder, slots, text, options)
-        print(report(alone, together, slots, options.device))
-    except UserError as error:
-        say_error(error)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: print(compared(options)))
+
+
+def compared(options: argparse.Namespace) -> str:
+    """Run both sweeps and give the table.
+
+    Raises:
+        UserError: a number that cannot be, a sweep that failed, or figures that differ.
+    """
+    slots = slots_of(options)
+    with tempfile.TemporaryDirectory(prefix="sweeps-") as made:
+        folder = options.output or Path(made)
+        text = made_text(Path(made) / "text", size=1_000_000)
+        alone, together = swept(folder, 1, text, options), swept(folder, slots, text, options)
+    return report(alone, together, slots, options.device)
 
 
 def slots_of(options: argparse.Namespace) -> int:

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from src.cli import CONF, say_error
-from src.errors import UserError
+from src.cli import CONF
+from src.errors import UserError, exit_code
 from src.wandb_login import login_known, without_login
 
 WAIT = 10.0  # seconds for the server's first answer
@@ -62,20 +62,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--by", default="attention.pattern", metavar="KEY", help="a line for each value (%(default)s)")
     parser.add_argument("--update", metavar="URL", help="replace this saved view instead of making a new one")
     parser.add_argument("--print", action="store_true", help="print what would be sent, as JSON, and send nothing")
-    try:
-        options = parser.parse_args(arguments)
-        wanted = asked_for(options)
-        if options.print:
-            print(json.dumps(sent(workspace(wanted, options.by)), indent=2))
-        else:
-            print(saved(wanted, options.by, options.update))
-    except UserError as error:
-        say_error(error)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: print(made(options)))
+
+
+def made(options: argparse.Namespace) -> str:
+    """Make the dashboard and say where it is, or what would be sent.
+
+    Raises:
+        UserError: no such sweep, no login, or a server that does not take it.
+    """
+    wanted = asked_for(options)
+    if options.print:
+        return json.dumps(sent(workspace(wanted, options.by)), indent=2)
+    return saved(wanted, options.by, options.update)
 
 
 def asked_for(options: argparse.Namespace) -> Wanted:

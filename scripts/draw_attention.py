@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.errors import UserError
+from src.errors import UserError, exit_code
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,15 +40,8 @@ def main() -> int:
     parser.add_argument("--blocks", help=f"numbers from 0, such as 0,11,29 (default: up to {MOST_BLOCKS}, evenly)")
     parser.add_argument("--heads", help=f"numbers from 0 (default: up to {MOST_HEADS}, evenly)")
     parser.add_argument("--data-dir", help="folder of the data sets (default: the run's own paths.data_dir)")
-    try:
-        print(draw(parser.parse_args()))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+    wanted = parser.parse_args()
+    return exit_code(lambda: print(draw(wanted)))
 
 
 def draw(wanted: argparse.Namespace) -> Path:

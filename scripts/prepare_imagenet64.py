@@ -28,32 +28,32 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.workers < 1:
         parser.error(f"--workers must be at least 1, found {arguments.workers}")
-    from src.data.picture_prepare import Preparation, find_splits
-    from src.errors import UserError
+    from src.errors import exit_code
 
-    try:
-        for split in find_splits(arguments.folder):
-            started = time.monotonic()
-            known = Preparation(
-                split,
-                arguments.out,
-                skip_bad=arguments.on_bad == "skip",
-                allow_partial=arguments.allow_partial,
-                workers=arguments.workers,
-            ).run()
-            seconds = time.monotonic() - started
-            print(
-                f"{arguments.out / split.name}.npy: {known['pictures']:,} pictures, {known['label']}, {seconds:.1f} s"
-            )
-            for skipped in known["skipped"]:
-                print(f"  skipped {skipped['member']}: it {skipped['reason']}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: prepare(arguments), stopped="stopped; the same command goes on")
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Prepare each split that the folder has, and say what came of it.
+
+    Raises:
+        UserError: archives that are missing or damaged, or a place that cannot be written.
+    """
+    from src.data.picture_prepare import Preparation, find_splits
+
+    for split in find_splits(arguments.folder):
+        started = time.monotonic()
+        known = Preparation(
+            split,
+            arguments.out,
+            skip_bad=arguments.on_bad == "skip",
+            allow_partial=arguments.allow_partial,
+            workers=arguments.workers,
+        ).run()
+        seconds = time.monotonic() - started
+        print(f"{arguments.out / split.name}.npy: {known['pictures']:,} pictures, {known['label']}, {seconds:.1f} s")
+        for skipped in known["skipped"]:
+            print(f"  skipped {skipped['member']}: it {skipped['reason']}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.errors import UserError, of_the_machine
+from src.errors import UserError, exit_code, of_the_machine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,16 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "reported on, or in the current one where there are several)",
     )
     wanted = parser.parse_args(arguments)
-    try:
-        for path in write(wanted.folders, wanted.output):
-            print(path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: print(*write(wanted.folders, wanted.output), sep="\n"))
 
 
 def write(folders: Sequence[Path], output: Path | None) -> list[Path]:

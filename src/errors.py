@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import sys
+from collections.abc import Callable
+from typing import Any
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {
@@ -17,6 +20,24 @@ class UserError(Exception):
     The message is one sentence: the key or file, the value found, and what is allowed or what to run. The commands
     print it without a traceback and exit with a code other than 0.
     """
+
+
+def exit_code(work: Callable[[], Any], stopped: str = "stopped") -> int:
+    """Do the work of a script and give its exit code; a user's mistake and Ctrl-C are a line on stderr.
+
+    Args:
+        work: may raise UserError (exit code 2) or KeyboardInterrupt (130); otherwise the code is 0.
+        stopped: what Ctrl-C is answered with.
+    """
+    try:
+        work()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return 130
+    return 0
 
 
 def of_the_machine(error: Exception) -> UserError | None:

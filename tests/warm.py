@@ -106,9 +106,9 @@ def _programs() -> dict[str, Callable[[], Any]]:
     import torch
     import wandb  # noqa: F401
 
-    from src import cli, eval_job, job, sample_run, train  # noqa: F401
     from src import eval as evaluation
-    from src import sample as sampling
+    from src import eval_job, job, sample_run  # noqa: F401
+    from tests.programs import PROGRAMS
 
     torch.set_num_threads(1)
     supervise = evaluation.supervise
@@ -123,12 +123,7 @@ def _programs() -> dict[str, Callable[[], Any]]:
         return job.main(line[3:])
 
     os.execv = lambda _, line: sys.exit(job_called(line))  # type: ignore[assignment,misc]
-    return {
-        "train": train.main,
-        "eval": lambda: cli.command("eval", evaluation.evaluate),
-        "sample": lambda: cli.command("sample", sampling.sample),
-        "job": lambda: job.main(sys.argv[1:]),
-    }
+    return PROGRAMS
 
 
 if __name__ == "__main__":

@@ -23,16 +23,9 @@ from typing import Any
 
 import pytest
 
-from src import cli, interrupt, job, run_lock, train
-from src.eval import evaluate
-from src.sample import sample
+from src import interrupt, job, run_lock
+from tests.programs import PROGRAMS
 
-PROGRAMS: dict[str, Callable[[], Any]] = {
-    "train": train.main,
-    "eval": lambda: cli.command("eval", evaluate),
-    "sample": lambda: cli.command("sample", sample),
-    "job": lambda: job.main(sys.argv[1:]),
-}
 # What a refused command may leave where nothing was: locks, what was said, the folders it looked into.
 LEFT = re.compile(r"(.*/)?(\.lock|train\.log)|runs|data|data/(enwik8|cifar10|quickstart)")
 
