@@ -17,6 +17,7 @@ from src import run_lock
 from src.errors import UserError
 from src.reporting.compare import SHORT, settings_of
 from src.reporting.record import Point, Record
+from src.sweep.view import number
 
 LIKE_THIS = 5  # folders that a message names
 TRAIN, VAL = "train/bits_per_byte", "val/bits_per_byte"
@@ -173,7 +174,7 @@ def _read_metrics(run: Record) -> None:
 def _add_row(run: Record, row: dict[str, str]) -> int:
     """Add what a row has; the number of its losses that are not finite."""
     step, step_bytes, not_finite = int(row["step"]), _step_bytes(run), 0
-    read = {name: _number(text) for name, text in row.items() if isinstance(name, str)}
+    read = {name: number(text) for name, text in row.items() if isinstance(name, str)}
     values = {name: value for name, value in read.items() if value is not None}
     for name, points in ((TRAIN, run.train), (VAL, run.val)):
         if (bits := values.get(name)) is None:
@@ -192,10 +193,3 @@ def _add_row(run: Record, row: dict[str, str]) -> int:
 def _step_bytes(run: Record) -> int | None:
     sizes = (run.config.get("data.batch_size"), run.config.get("data.context"))
     return sizes[0] * sizes[1] if all(isinstance(size, int) for size in sizes) else None  # type: ignore[operator]
-
-
-def _number(text: Any) -> float | None:
-    try:
-        return float(text) if isinstance(text, str) and text else None
-    except ValueError:
-        return None
