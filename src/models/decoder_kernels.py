@@ -1,27 +1,81 @@
 # mypy: disable-error-code="no-untyped-def"
 """The rest of a decoding step as Triton kernels: embedding, and a matrix product with all that stands around it.
 
-A step of one byte is bound by launches and by reading the weights, so LayerNorm, the bias, the activation and the
-residual addition happen inside the products: six launches a residual block, two of them attention's.
+A step of one byte is bound by latencies, so LayerNorm, the bias, the activation and the residual addition happen inside
+the products, and a program has all that it reads in flight at once. Weights do not depend on the kernel before: with
+OVERLAP a kernel starts while that one still runs, loads them, and only then waits for it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from src.attention.triton.steps import FP32_PRODUCTS
 
-ROWS = 16  # sequences a program: the least that tensor cores take
+PROGRAMS = 96  # that keep a GPU busy
+FEW = 4  # sequences at most that are multiplied without tensor cores, which take 16 at least
+SHARED = 96 * 1024  # bytes of tiles that a program may hold on every GPU, and on one with 227 KB
+DEEP_SHARED = 200 * 1024
+
+
+class Gpu(NamedTuple):
+    """What a GPU can do beyond what all can."""
+
+    overlap: bool  # a kernel may start before the one before has ended: compute capability 9.0
+    deep: bool  # shared memory for ``DEEP_SHARED`` bytes of tiles
+
+
+class Tiling(NamedTuple):
+    """What a program of ``step_linear`` takes; with one row ``step_vector`` does the work."""
+
+    rows: int
+    outputs: int
+    depth: int  # columns of x and the weights at once
+    stages: int  # of the loop, where the depth is not all
+    warps: int
+
+
+LEAST = Gpu(overlap=False, deep=False)
+
+
+def gpu_of(device: torch.device) -> Gpu:
+    """Describe a device; one that is no GPU is like the least of them."""
+    if device.type != "cuda":
+        return LEAST
+    shared = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    return Gpu(torch.cuda.get_device_capability(device) >= (9, 0), shared > DEEP_SHARED)
+
+
+def tiling(batch: int, width_out: int, width: int, size: int, norm: bool, deep: bool) -> Tiling:
+    """Choose the tiles of (batch, width) x (width_out, width) with weights of ``size`` bytes a number."""
+    whole = max(16, triton.next_power_of_2(width))
+    if batch <= FEW:
+        warps = min(8, max(1, whole // 256))
+        return Tiling(1, max(1, min(8, 1024 * warps // whole)), whole, 1, warps)
+    row_tiles = triton.cdiv(batch, 16)
+    wide = (n for n in (64, 32, 16) if size == 2 and triton.cdiv(width_out, n) * row_tiles >= PROGRAMS)
+    outputs = next(wide, 8)
+    deepest = 256 if size == 4 else 1024 if norm else 2048  # deeper tiles do not fit the registers
+    line = (16 + outputs) * size
+    depth, stages = whole, 1
+    if whole > deepest or line * whole > (DEEP_SHARED if deep else SHARED):
+        stages = 3
+        depth = next(d for d in (512, 256, 128, 64) if 2 * d <= deepest and 2 * line * d <= SHARED)
+    return Tiling(16, outputs, depth, stages, 8 if (16 + outputs) * depth >= 1 << 14 else 4)
 
 
 @triton.jit
 def embed_step(tokens, token_table, position_table, coordinates, position, out, width, length,
-               KINDS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+               KINDS: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):  # fmt: skip
     """Embed the symbol at ``position`` of one sequence: its row of the token table and its place."""
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
     batch = tl.program_id(0).to(tl.int64)
     t = tl.load(position)
     cols = tl.arange(0, BLOCK)
@@ -34,58 +88,167 @@ def embed_step(tokens, token_table, position_table, coordinates, position, out, 
 
 
 @triton.jit
+def _activated(x):
+    return x / (1.0 + tl.exp(-1.702 * x))
+
+
+@triton.jit
+def step_vector(x, norm_weight, norm_bias, weight, bias, out, width_out, eps, WIDTH: tl.constexpr,
+                NORM: tl.constexpr, ACT: tl.constexpr, ADD: tl.constexpr, BN: tl.constexpr,
+                PADDED: tl.constexpr, OVERLAP: tl.constexpr):  # fmt: skip
+    """``step_linear`` for one sequence a program, in fp32 multiplications and additions."""
+    if OVERLAP:
+        gdc_launch_dependents()
+    outs, cols = tl.program_id(0) * BN + tl.arange(0, BN), tl.arange(0, PADDED)
+    row = tl.program_id(1).to(tl.int64)
+    inside, out_in = cols < WIDTH, outs < width_out
+    w = tl.load(weight + outs.to(tl.int64)[:, None] * WIDTH + cols[None, :],
+                mask=out_in[:, None] & inside[None, :], other=0.0)  # fmt: skip
+    acc = tl.zeros((BN,), tl.float32)
+    if bias is not None:
+        acc += tl.load(bias + outs, mask=out_in, other=0.0).to(tl.float32)
+    if NORM:
+        gain = tl.load(norm_weight + cols, mask=inside, other=0.0)
+        shift = tl.load(norm_bias + cols, mask=inside, other=0.0)
+    if OVERLAP:
+        gdc_wait()
+    part = tl.load(x + row * WIDTH + cols, mask=inside, other=0.0).to(tl.float32)
+    to = out + row * width_out + outs
+    if ADD:
+        before = tl.load(to, mask=out_in, other=0.0)
+    if NORM:
+        part = tl.where(inside, part - tl.sum(part, 0) / WIDTH, 0.0)
+        part = part * (1.0 / tl.sqrt(tl.sum(part * part, 0) / WIDTH + eps)) * gain + shift
+    acc += tl.sum(w.to(tl.float32) * part[None, :], 1)
+    if ACT:
+        acc = _activated(acc)
+    if ADD:
+        acc += before
+    tl.store(to, acc.to(out.dtype.element_ty), mask=out_in)
+
+
+@triton.jit
+def _weights(weight, outs, cols, width_out, WIDTH: tl.constexpr):
+    """A tile of weights as the right operand: (shares, columns a share, outputs)."""
+    rows = weight + outs.to(tl.int64)[None, None, :] * WIDTH
+    mask = (outs < width_out)[None, None, :] & (cols < WIDTH)[:, :, None]
+    return tl.load(rows + cols[:, :, None], mask=mask, other=0.0)
+
+
+@triton.jit
+def _inputs(x, rows, cols, batch, WIDTH: tl.constexpr):
+    """A tile of inputs as the left operand: (shares, rows, columns a share)."""
+    mask = (rows < batch)[None, :, None] & (cols < WIDTH)[:, None, :]
+    return tl.load(x + rows.to(tl.int64)[None, :, None] * WIDTH + cols[:, None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _row_sums(tile):
+    return tl.sum(tl.sum(tile, 0), 1)  # in this order threads add up what they hold before they exchange anything
+
+
+@triton.jit
+def _gain_and_shift(norm_weight, norm_bias, cols, WIDTH: tl.constexpr):
+    gain = tl.load(norm_weight + cols, mask=cols < WIDTH, other=0.0)
+    return gain, tl.load(norm_bias + cols, mask=cols < WIDTH, other=0.0)
+
+
+@triton.jit
+def _normed(part, mean, rstd, gain, shift):
+    return (part - mean[None, :, None]) * rstd[None, :, None] * gain[:, None, :] + shift[:, None, :]
+
+
+@triton.jit
 def step_linear(x, norm_weight, norm_bias, weight, bias, out, batch, width_out, eps, WIDTH: tl.constexpr,
                 NORM: tl.constexpr, ACT: tl.constexpr, ADD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-                BK: tl.constexpr):  # fmt: skip
+                BK: tl.constexpr, SHARES: tl.constexpr, STAGES: tl.constexpr, OVERLAP: tl.constexpr):  # fmt: skip
     """out = f(g(x) W^T + bias): g is LayerNorm (NORM) or nothing; f is x * sigmoid(1.702 x) (ACT), an addition to
-    ``out`` (ADD) or nothing. Each output is written by one program."""
+    ``out`` (ADD) or nothing. Each output is written by one program, whose warps share the columns of x and W."""
+    if OVERLAP:
+        gdc_launch_dependents()
     rows = tl.program_id(1) * BM + tl.arange(0, BM)
     outs = tl.program_id(0) * BN + tl.arange(0, BN)
     row_in, out_in = rows < batch, outs < width_out
     dtype: tl.constexpr = weight.dtype.element_ty
-    cols = tl.arange(0, BK)
-    mean = tl.zeros((BM,), tl.float32)
-    spread = tl.zeros((BM,), tl.float32)
-    if NORM:
-        for k in tl.static_range(0, WIDTH, BK):
-            part = tl.load(x + rows[:, None] * WIDTH + (k + cols)[None, :],
-                           mask=row_in[:, None] & (k + cols < WIDTH)[None, :], other=0.0)  # fmt: skip
-            mean += tl.sum(part, 1) / WIDTH
-        for k in tl.static_range(0, WIDTH, BK):
-            part = tl.load(x + rows[:, None] * WIDTH + (k + cols)[None, :],
-                           mask=row_in[:, None] & (k + cols < WIDTH)[None, :], other=0.0)  # fmt: skip
-            part = tl.where((k + cols < WIDTH)[None, :], part - mean[:, None], 0.0)
-            spread += tl.sum(part * part, 1) / WIDTH
-    rstd = 1.0 / tl.sqrt(spread + eps)
-    acc = tl.zeros((BM, BN), tl.float32)
-    for k in tl.range(0, WIDTH, BK, num_stages=2):
-        inside = k + cols < WIDTH
-        w = tl.load(weight + outs[None, :] * WIDTH + (k + cols)[:, None],
-                    mask=out_in[None, :] & inside[:, None], other=0.0)  # fmt: skip
-        part = tl.load(x + rows[:, None] * WIDTH + (k + cols)[None, :],
-                       mask=row_in[:, None] & inside[None, :], other=0.0)  # fmt: skip
-        if NORM:
-            gain = tl.load(norm_weight + k + cols, mask=inside, other=0.0)
-            shift = tl.load(norm_bias + k + cols, mask=inside, other=0.0)
-            part = (part - mean[:, None]) * rstd[:, None] * gain[None, :] + shift[None, :]
-        a = part.to(dtype)
-        acc = tl.dot(a, w, acc, input_precision=FP32_PRODUCTS)
-    if bias is not None:
-        acc += tl.load(bias + outs, mask=out_in, other=0.0).to(tl.float32)[None, :]
-    if ACT:
-        acc = acc / (1.0 + tl.exp(-1.702 * acc))
-    to = out + rows[:, None] * width_out + outs[None, :]
+    cols = tl.arange(0, SHARES)[:, None] * (BK // SHARES) + tl.arange(0, BK // SHARES)[None, :]
     keep = row_in[:, None] & out_in[None, :]
+    to = out + rows.to(tl.int64)[:, None] * width_out + outs[None, :]
+    total = tl.zeros((BM, BN), tl.float32)
+    if bias is not None:
+        total += tl.load(bias + outs, mask=out_in, other=0.0).to(tl.float32)[None, :]
+    if WIDTH <= BK:
+        w = _weights(weight, outs, cols, width_out, WIDTH)
+        if NORM:
+            gain, shift = _gain_and_shift(norm_weight, norm_bias, cols, WIDTH)
+    if OVERLAP:
+        gdc_wait()
     if ADD:
-        acc += tl.load(to, mask=keep, other=0.0)
-    tl.store(to, acc.to(out.dtype.element_ty), mask=keep)
+        before = tl.load(to, mask=keep, other=0.0)
+    if WIDTH <= BK:
+        part = _inputs(x, rows, cols, batch, WIDTH)
+        if NORM:
+            mean = _row_sums(part) / WIDTH
+            off = tl.where((cols < WIDTH)[:, None, :], part - mean[None, :, None], 0.0)
+            rstd = 1.0 / tl.sqrt(_row_sums(off * off) / WIDTH + eps)
+            part = _normed(part, mean, rstd, gain, shift)
+        acc = tl.dot(part.to(dtype), w, input_precision=FP32_PRODUCTS)
+    else:
+        mean = tl.zeros((BM,), tl.float32)
+        spread = tl.zeros((BM,), tl.float32)
+        if NORM:
+            for k in tl.range(0, WIDTH, BK):
+                mean += _row_sums(_inputs(x, rows, k + cols, batch, WIDTH)) / WIDTH
+            for k in tl.range(0, WIDTH, BK):
+                off = _inputs(x, rows, k + cols, batch, WIDTH) - mean[None, :, None]
+                off = tl.where((k + cols < WIDTH)[:, None, :], off, 0.0)
+                spread += _row_sums(off * off) / WIDTH
+        rstd = 1.0 / tl.sqrt(spread + eps)
+        acc = tl.zeros((SHARES, BM, BN), tl.float32)
+        for k in tl.range(0, WIDTH, BK, num_stages=STAGES):
+            part = _inputs(x, rows, k + cols, batch, WIDTH)
+            if NORM:
+                gain, shift = _gain_and_shift(norm_weight, norm_bias, k + cols, WIDTH)
+                part = _normed(part, mean, rstd, gain, shift)
+            w = _weights(weight, outs, k + cols, width_out, WIDTH)
+            acc = tl.dot(part.to(dtype), w, acc, input_precision=FP32_PRODUCTS)
+    total += tl.sum(acc, 0)
+    if ACT:
+        total = _activated(total)
+    if ADD:
+        total += before
+    tl.store(to, total.to(out.dtype.element_ty), mask=keep)
+
+
+def embed(
+    tokens: torch.Tensor, token_table: torch.Tensor, position_table: torch.Tensor, coordinates: torch.Tensor,
+    position: torch.Tensor, out: torch.Tensor, length: int, gpu: Gpu = LEAST,
+) -> None:  # fmt: skip
+    """Launch ``embed_step``.
+
+    Args:
+        tokens: (B, 1 + length) int64 symbols; column t is the input of position t.
+        token_table: (symbols, width).
+        position_table: (places, width), the tables of all coordinates.
+        coordinates: (kinds, length) rows of ``position_table``.
+        position: one integer on the device.
+        out: (B, width), overwritten.
+        length: of the sequences.
+        gpu: what it runs on.
+    """
+    batch, width = out.shape
+    options: dict[str, Any] = {"OVERLAP": gpu.overlap} | ({"launch_pdl": True} if gpu.overlap else {})
+    embed_step[(batch,)](
+        tokens, token_table, position_table, coordinates, position, out, width, length, KINDS=len(coordinates),
+        BLOCK=triton.next_power_of_2(width), num_warps=2, **options,
+    )  # fmt: skip
 
 
 def linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, *,
     norm: tuple[torch.Tensor, torch.Tensor, float] | None = None, act: bool = False, add: bool = False,
+    gpu: Gpu = LEAST, tile: Tiling | None = None,
 ) -> None:  # fmt: skip
-    """Launch ``step_linear``.
+    """Launch ``step_linear`` or ``step_vector``.
 
     Args:
         x: (B, K).
@@ -95,14 +258,20 @@ def linear(
         norm: weight, bias and eps of a LayerNorm of x.
         act: x * sigmoid(1.702 x) of the result.
         add: add the result to ``out`` instead.
+        gpu: what it runs on.
+        tile: from ``tiling`` by default.
     """
     batch, (width_out, width) = len(x), weight.shape
-    deepest = 512 if weight.element_size() == 2 else 128  # a deeper tile of fp32 numbers spills
-    block_k = min(deepest, triton.next_power_of_2(max(16, width)))
-    grid_rows = triton.cdiv(batch, ROWS)
-    block_n = 16 if triton.cdiv(width_out, 32) * grid_rows < 128 else 32
+    tile = tile or tiling(batch, width_out, width, weight.element_size(), norm is not None, gpu.deep)
     weight_, shift, eps = norm if norm is not None else (None, None, 0.0)
-    arguments: tuple[Any, ...] = (x, weight_, shift, weight, bias, out, batch, width_out, eps)
-    step_linear[(triton.cdiv(width_out, block_n), grid_rows)](
-        *arguments, WIDTH=width, NORM=norm is not None, ACT=act, ADD=add, BM=ROWS, BN=block_n, BK=block_k, num_warps=4
-    )  # fmt: skip
+    arguments: tuple[Any, ...] = (x, weight_, shift, weight, bias, out)
+    options: dict[str, Any] = {"WIDTH": width, "NORM": norm is not None, "ACT": act, "ADD": add, "BN": tile.outputs}
+    options |= {"OVERLAP": gpu.overlap, "num_warps": tile.warps} | ({"launch_pdl": True} if gpu.overlap else {})
+    programs = triton.cdiv(width_out, tile.outputs)
+    if tile.rows == 1:
+        step_vector[(programs, batch)](*arguments, width_out, eps, PADDED=tile.depth, **options)
+        return
+    shares = min(tile.warps, tile.depth // 16)  # 16: the least depth that tensor cores take
+    step_linear[(programs, triton.cdiv(batch, tile.rows))](
+        *arguments, batch, width_out, eps, BM=tile.rows, BK=tile.depth, SHARES=shares, STAGES=tile.stages, **options
+    )

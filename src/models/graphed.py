@@ -10,8 +10,6 @@ from torch import Tensor
 
 from src.models.decoder import Decoder
 
-PROGRAMS = 1024  # of attention that fill a GPU: below, a head's row is shared out
-
 
 class GraphedDecoder:
     """Steps of a ``Decoder`` by Triton kernels; nothing in a step waits for the device.
@@ -21,15 +19,19 @@ class GraphedDecoder:
         tokens: (B, 1 + N) int64 with N the decoder's length: the start symbol and the bytes; row t is the input of
             position t.
         choose: draws (B,) bytes from (B, 256) float32 logits and the position, a (1,) int64 tensor.
+
+    Attributes:
+        stride: positions from a step to the next; above 1 to measure, since no byte is drawn for those left out.
     """
 
     def __init__(self, decoder: Decoder, tokens: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -> None:
-        import triton  # late, as everything that needs it: it exists for Linux only
-
-        from src.attention.triton.decode import head_table
+        # late, as everything that needs Triton: it exists for Linux only
+        from src.attention.triton.decode import head_table, row_shares
+        from src.models.decoder_kernels import gpu_of
 
         self.decoder, self.tokens, self.choose = decoder, tokens, choose
         device, batch, model = decoder.device, decoder.batch, decoder.model
+        self.gpu, self.stride = gpu_of(device), 1
         self.position = torch.tensor([decoder.position], device=device)
         embedding = model.embedding
         self.token_table = embedding.token.weight.detach()
@@ -38,16 +40,15 @@ class GraphedDecoder:
         first = torch.tensor([0, *(len(table) for table in tables)][:-1], device=device).cumsum(0)
         self.coordinates = (embedding.coordinates[:, : decoder.length] + first[:, None]).contiguous()
         width = self.token_table.shape[1]
-        self.block = triton.next_power_of_2(width)
         self.hidden = torch.empty(batch, width, device=device)
         self.logits = torch.empty(batch, model.output.out_features, device=device)
         self.tables = [head_table(cache.layout, device) for cache in decoder.caches]
         weights = decoder.weights[0]
         heads = len(weights.layer)
-        reads = max(cache.layout.most_reads(decoder.length) for cache in decoder.caches)
-        splits = max(1, min(PROGRAMS // (batch * heads), -(-reads // 64), 32))
-        self.partial = torch.empty(batch, heads, splits, weights.widths[2] // heads, device=device)
-        self.lse = torch.empty(batch, heads, splits, device=device)
+        self.shares = [row_shares(batch * heads, cache.layout.most_reads(decoder.length)) for cache in decoder.caches]
+        shares = batch * heads * max(self.shares)
+        self.partial = torch.empty(shares * (weights.widths[2] // heads), device=device)
+        self.lse = torch.empty(shares, device=device)
         self.attended = torch.empty(batch, weights.widths[2], dtype=decoder.dtype, device=device)
         self.qkv = torch.empty(batch, sum(weights.widths), dtype=decoder.dtype, device=device)
         self.inner = torch.empty(batch, len(weights.expand[0]), dtype=decoder.dtype, device=device)
@@ -55,30 +56,39 @@ class GraphedDecoder:
 
     def predict(self) -> Tensor:
         """Logits of ``position``, (B, 256) float32, always in the same memory."""
-        from src.attention.triton.decode import launch as attend_launch
-        from src.models.decoder_kernels import embed_step, linear
+        from src.models.decoder_kernels import embed, linear
 
-        decoder, hidden = self.decoder, self.hidden
-        embed_step[(decoder.batch,)](
+        decoder, hidden, gpu = self.decoder, self.hidden, self.gpu
+        embed(
             self.tokens, self.token_table, self.position_table, self.coordinates, self.position, hidden,
-            hidden.shape[1], decoder.length, KINDS=len(self.coordinates), BLOCK=self.block,
+            decoder.length, gpu,
         )  # fmt: skip
-        for weights, cache, table in zip(decoder.weights, decoder.caches, self.tables, strict=True):
-            linear(hidden, *weights.project_in, self.qkv, norm=weights.attention_norm)
-            attend_launch(
-                self.qkv, cache.keys, cache.values, self.partial, self.lse, self.attended, table, self.position,
-                weights.scale,
-            )  # fmt: skip
-            linear(self.attended, *weights.project_out, hidden, add=True)
-            linear(hidden, *weights.expand, self.inner, norm=weights.feed_forward_norm, act=True)
-            linear(self.inner, *weights.contract, hidden, add=True)
-        linear(hidden, decoder.output, None, self.logits, norm=decoder.norm)
+        for layer, weights in enumerate(decoder.weights):
+            linear(hidden, *weights.project_in, self.qkv, norm=weights.attention_norm, gpu=gpu)
+            self.attend(layer)
+            linear(self.attended, *weights.project_out, hidden, add=True, gpu=gpu)
+            linear(hidden, *weights.expand, self.inner, norm=weights.feed_forward_norm, act=True, gpu=gpu)
+            linear(self.inner, *weights.contract, hidden, add=True, gpu=gpu)
+        linear(hidden, decoder.output, None, self.logits, norm=decoder.norm, gpu=gpu)
         return self.logits
+
+    def attend(self, layer: int) -> None:
+        """Attend in one layer, from ``qkv`` into ``attended``."""
+        from src.attention.triton.decode import launch
+
+        weights, cache, shares = self.decoder.weights[layer], self.decoder.caches[layer], self.shares[layer]
+        rows = self.decoder.batch * len(weights.layer) * shares
+        lse = self.lse[:rows].view(self.decoder.batch, -1, shares)
+        partial = self.partial[: rows * cache.values.shape[-1]].view(*lse.shape, -1)
+        launch(
+            self.qkv, cache.keys, cache.values, partial, lse, self.attended, self.tables[layer], self.position,
+            weights.scale, overlap=self.gpu.overlap,
+        )  # fmt: skip
 
     @torch.no_grad()
     def _advance(self) -> None:
         drawn = self.choose(self.predict(), self.position)
-        self.position += 1
+        self.position += self.stride
         self.tokens.index_copy_(1, self.position, drawn[:, None])
 
     def step(self) -> None:
@@ -91,7 +101,7 @@ class GraphedDecoder:
             self.graph.replay()
         else:
             self._advance()
-        self.decoder.position += 1
+        self.decoder.position += self.stride
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         """Capture a step. The trial steps before it write at the present position alone, which the first replay does

@@ -2,30 +2,55 @@
 """One new query a head against the cache of ``src.attention.decode``: stores its key and value, reads its pattern row.
 
 A program serves one head of one sequence, or one of SPLITS shares of its row. The position is read from memory, so a
-CUDA graph of the launch serves every position. Products and softmax are fp32 (section 5.6).
+CUDA graph of the launch serves every position. Products and softmax are fp32 (section 5.6). With OVERLAP a kernel
+starts while the one before still runs, and waits for it before it reads the projection; the position is older.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from src.attention.decode.layout import LayerLayout
 from src.attention.triton.passes import LOG2E
 from src.attention.triton.steps import LOWEST, padded
 
-FIELDS = 8  # numbers that describe a head to the kernel
+PROGRAMS = 512  # of attention that fill a GPU: below, a head's row is shared out
+SHARE = 256  # keys at least in a share of a row
+MOST_SHARES = 32
+
+
+class KeyTile(NamedTuple):
+    """How a program goes through its keys."""
+
+    keys: int  # at once
+    stages: int
+    warps: int
+
+
+def row_shares(rows: int, reads: int) -> int:
+    """Say into how many shares a row is split: ``rows`` heads of all sequences, each reading up to ``reads`` keys."""
+    return max(1, min(PROGRAMS // rows, reads // SHARE, MOST_SHARES))
+
+
+def key_tile(width: int) -> KeyTile:
+    """Choose the tile for keys and values of so many numbers together."""
+    return KeyTile(64 if width <= 128 else 32, 3, 4)
 
 
 @triton.jit
 def decode_attention(  # noqa: PLR0915
-                     qkv, keys, values, partial, lse, table, position, slots, scale, HEADS: tl.constexpr,
+                     qkv, keys, values, partial, lse, out, table, position, slots, scale, HEADS: tl.constexpr,
                      SPLITS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BN: tl.constexpr,
-                     STAGES: tl.constexpr):  # fmt: skip
-    """Write (batch, head, split) partial outputs and their base-2 log-sum-exp, LOWEST for a share without keys."""
+                     STAGES: tl.constexpr, OVERLAP: tl.constexpr):  # fmt: skip
+    """Write (batch, head, split) partial outputs and their base-2 log-sum-exp, LOWEST for a share without keys; with a
+    single share the output itself."""
+    if OVERLAP:
+        gdc_launch_dependents()
     program = tl.program_id(0)
     split = program % SPLITS
     head = program // SPLITS % HEADS
@@ -52,6 +77,8 @@ def decode_attention(  # noqa: PLR0915
     qk_cols, v_cols = tl.arange(0, padded(QK)), tl.arange(0, padded(V))
     qk_in, v_in = qk_cols < QK, v_cols < V
     new = qkv + batch.to(tl.int64) * (HEADS * (2 * QK + V))
+    if OVERLAP:
+        gdc_wait()
     query = tl.load(new + head * QK + qk_cols, mask=qk_in, other=0.0).to(tl.float32) * scale
     first_row = batch.to(tl.int64) * slots + offset
     top = tl.full((BN,), LOWEST, tl.float32)
@@ -81,11 +108,14 @@ def decode_attention(  # noqa: PLR0915
     share = tl.exp2(top - whole_top)
     own_p = tl.where(sees_own, tl.exp2(own_score - whole_top), 0.0)
     mass = tl.sum(total * share, 0) + own_p
-    out = tl.sum(acc * share[:, None], 0) + own_p * v_new.to(tl.float32)
     some = tl.where(mass > 0, mass, 1.0)
+    result = (tl.sum(acc * share[:, None], 0) + own_p * v_new.to(tl.float32)) / some
     place_out = (batch * HEADS + head).to(tl.int64) * SPLITS + split
-    tl.store(partial + place_out * V + v_cols, out / some, mask=v_in)
-    tl.store(lse + place_out, tl.where(mass > 0, whole_top + tl.log2(some), LOWEST))
+    if SPLITS == 1:
+        tl.store(out + place_out * V + v_cols, result.to(out.dtype.element_ty), mask=v_in)
+    else:
+        tl.store(partial + place_out * V + v_cols, result, mask=v_in)
+        tl.store(lse + place_out, tl.where(mass > 0, whole_top + tl.log2(some), LOWEST))
     if split == 0:
         if own >= 0:
             tl.store(keys + (first_row + own) * QK + qk_cols, k_new, mask=qk_in)
@@ -96,8 +126,12 @@ def decode_attention(  # noqa: PLR0915
 
 
 @triton.jit
-def decode_join(partial, lse, out, SPLITS: tl.constexpr, SPLITS_PADDED: tl.constexpr, V: tl.constexpr):
+def decode_join(partial, lse, out, SPLITS: tl.constexpr, SPLITS_PADDED: tl.constexpr, V: tl.constexpr,
+                OVERLAP: tl.constexpr):  # fmt: skip
     """Join the shares of one head of one sequence by their log-sum-exp."""
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
     program = tl.program_id(0).to(tl.int64)
     share, cols = tl.arange(0, SPLITS_PADDED), tl.arange(0, padded(V))
     at = program * SPLITS + share
@@ -120,7 +154,8 @@ def head_table(layout: LayerLayout, device: torch.device) -> torch.Tensor:
 
 def launch(
     qkv: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, partial: torch.Tensor, lse: torch.Tensor,
-    out: torch.Tensor, table: torch.Tensor, position: torch.Tensor, scale: float,
+    out: torch.Tensor, table: torch.Tensor, position: torch.Tensor, scale: float, *, overlap: bool = False,
+    tile: KeyTile | None = None,
 ) -> None:  # fmt: skip
     """Decode one position of every sequence and head.
 
@@ -132,15 +167,22 @@ def launch(
         lse: (B, H, S) float32, room for their log-sum-exp.
         out: (B, H * Dv), overwritten, in any floating dtype.
         table: from ``head_table``.
-        position: one integer on the device.
+        position: one integer on the device, which no kernel right before may have written if launches overlap.
         scale: of the scores.
+        overlap: start before the kernel before has ended (compute capability 9.0 at least).
+        tile: from ``key_tile`` by default.
     """
     batch, heads, splits, v = partial.shape
     qk = keys.shape[-1]
-    arguments: tuple[Any, ...] = (qkv, keys, values, partial, lse, table, position, keys.shape[1], scale * LOG2E)
+    tile = tile or key_tile(qk + v)
+    arguments: tuple[Any, ...] = (qkv, keys, values, partial, lse, out, table, position, keys.shape[1], scale * LOG2E)
+    options: dict[str, Any] = {"OVERLAP": overlap} | ({"launch_pdl": True} if overlap else {})
     decode_attention[(batch * heads * splits,)](
-        *arguments, HEADS=heads, SPLITS=splits, QK=qk, V=v, BN=64 if qk + v <= 128 else 32, STAGES=3, num_warps=4
-    )
-    decode_join[(batch * heads,)](
-        partial, lse, out, SPLITS=splits, SPLITS_PADDED=triton.next_power_of_2(splits), V=v, num_warps=2
-    )
+        *arguments, HEADS=heads, SPLITS=splits, QK=qk, V=v, BN=tile.keys, STAGES=tile.stages, num_warps=tile.warps,
+        **options,
+    )  # fmt: skip
+    if splits > 1:
+        padded_splits = triton.next_power_of_2(splits)
+        decode_join[(batch * heads,)](
+            partial, lse, out, SPLITS=splits, SPLITS_PADDED=padded_splits, V=v, num_warps=2, **options
+        )
