@@ -8,65 +8,16 @@ OVERLAP a kernel starts while that one still runs, loads them, and only then wai
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from src.attention.triton.decode import overlapping
 from src.attention.triton.steps import FP32_PRODUCTS
-
-PROGRAMS = 96  # that keep a GPU busy
-FEW = 4  # sequences at most that are multiplied without tensor cores, which take 16 at least
-SHARED = 96 * 1024  # bytes of tiles that a program may hold on every GPU, and on one with 227 KB
-DEEP_SHARED = 200 * 1024
-
-
-class Gpu(NamedTuple):
-    """What a GPU can do beyond what all can."""
-
-    overlap: bool  # a kernel may start before the one before has ended: compute capability 9.0
-    deep: bool  # shared memory for ``DEEP_SHARED`` bytes of tiles
-
-
-class Tiling(NamedTuple):
-    """What a program of ``step_linear`` takes; with one row ``step_vector`` does the work."""
-
-    rows: int
-    outputs: int
-    depth: int  # columns of x and the weights at once
-    stages: int  # of the loop, where the depth is not all
-    warps: int
-
-
-LEAST = Gpu(overlap=False, deep=False)
-
-
-def gpu_of(device: torch.device) -> Gpu:
-    """Describe a device; one that is no GPU is like the least of them."""
-    if device.type != "cuda":
-        return LEAST
-    shared = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-    return Gpu(torch.cuda.get_device_capability(device) >= (9, 0), shared > DEEP_SHARED)
-
-
-def tiling(batch: int, width_out: int, width: int, size: int, norm: bool, deep: bool) -> Tiling:
-    """Choose the tiles of (batch, width) x (width_out, width) with weights of ``size`` bytes a number."""
-    whole = max(16, triton.next_power_of_2(width))
-    if batch <= FEW:
-        warps = min(8, max(1, whole // 256))
-        return Tiling(1, max(1, min(8, 1024 * warps // whole)), whole, 1, warps)
-    row_tiles = triton.cdiv(batch, 16)
-    wide = (n for n in (64, 32, 16) if size == 2 and triton.cdiv(width_out, n) * row_tiles >= PROGRAMS)
-    outputs = next(wide, 8)
-    deepest = 256 if size == 4 else 1024 if norm else 2048  # deeper tiles do not fit the registers
-    line = (16 + outputs) * size
-    depth, stages = whole, 1
-    if whole > deepest or line * whole > (DEEP_SHARED if deep else SHARED):
-        stages = 3
-        depth = next(d for d in (512, 256, 128, 64) if 2 * d <= deepest and 2 * line * d <= SHARED)
-    return Tiling(16, outputs, depth, stages, 8 if (16 + outputs) * depth >= 1 << 14 else 4)
+from src.models.decoder_tiles import LEAST, Gpu, Tiling, tiling
 
 
 @triton.jit
@@ -136,15 +87,35 @@ def _weights(weight, outs, cols, width_out, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def _held(w):
+    """The same weights, which the compiler puts into shared memory here and no earlier: what is loaded before this is
+    on its way while they are waited for."""
+    PACK: tl.constexpr = 32 // w.dtype.primitive_bitwidth
+    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [w], dtype=w.dtype, is_pure=False, pack=PACK)
+
+
+@triton.jit
+def _columns(PARTS: tl.constexpr, WIDTH: tl.constexpr):
+    return tl.arange(0, PARTS)[:, None] * (WIDTH // PARTS) + tl.arange(0, WIDTH // PARTS)[None, :]
+
+
+@triton.jit
 def _inputs(x, rows, cols, batch, WIDTH: tl.constexpr):
-    """A tile of inputs as the left operand: (shares, rows, columns a share)."""
-    mask = (rows < batch)[None, :, None] & (cols < WIDTH)[:, None, :]
-    return tl.load(x + rows.to(tl.int64)[None, :, None] * WIDTH + cols[:, None, :], mask=mask, other=0.0)
+    """A tile of inputs: (rows, groups, columns a group); groups are so small that a thread holds all of a column's,
+    and a row's sum crosses few threads."""
+    mask = (rows < batch)[:, None, None] & (cols < WIDTH)[None, :, :]
+    return tl.load(x + rows.to(tl.int64)[:, None, None] * WIDTH + cols[None, :, :], mask=mask, other=0.0)
 
 
 @triton.jit
 def _row_sums(tile):
-    return tl.sum(tl.sum(tile, 0), 1)  # in this order threads add up what they hold before they exchange anything
+    return tl.sum(tl.sum(tile, 1, keep_dims=True), 2, keep_dims=True)
+
+
+@triton.jit
+def _shared_out(tile, BM: tl.constexpr, SHARES: tl.constexpr, BK: tl.constexpr):
+    """A tile of inputs as the left operand: (shares, rows, columns a share)."""
+    return tl.permute(tl.reshape(tile, (BM, SHARES, BK // SHARES)), (1, 0, 2))
 
 
 @triton.jit
@@ -155,7 +126,34 @@ def _gain_and_shift(norm_weight, norm_bias, cols, WIDTH: tl.constexpr):
 
 @triton.jit
 def _normed(part, mean, rstd, gain, shift):
-    return (part - mean[None, :, None]) * rstd[None, :, None] * gain[:, None, :] + shift[:, None, :]
+    return (part - mean) * rstd * gain[None, :, :] + shift[None, :, :]
+
+
+@triton.jit
+def _product_in_steps(x, norm_weight, norm_bias, weight, rows, outs, cols, share_cols, batch, width_out, eps,
+                      WIDTH: tl.constexpr, NORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+                      SHARES: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+    """The product of each share, (shares, rows, outputs), where a row is too wide to be held at once."""
+    if NORM:
+        mean = tl.zeros((BM, 1, 1), tl.float32)
+        for k in tl.range(0, WIDTH, BK):
+            mean += _row_sums(_inputs(x, rows, k + cols, batch, WIDTH)) / WIDTH
+        spread = tl.zeros((BM, 1, 1), tl.float32)
+        for k in tl.range(0, WIDTH, BK):
+            off = _inputs(x, rows, k + cols, batch, WIDTH) - mean
+            off = tl.where((k + cols < WIDTH)[None, :, :], off, 0.0)
+            spread += _row_sums(off * off) / WIDTH
+        rstd = 1.0 / tl.sqrt(spread + eps)
+    acc = tl.zeros((SHARES, BM, BN), tl.float32)
+    for k in tl.range(0, WIDTH, BK, num_stages=STAGES):
+        part = _inputs(x, rows, k + cols, batch, WIDTH)
+        if NORM:
+            gain, shift = _gain_and_shift(norm_weight, norm_bias, k + cols, WIDTH)
+            part = _normed(part, mean, rstd, gain, shift)
+        w = _weights(weight, outs, k + share_cols, width_out, WIDTH)
+        part = _shared_out(part.to(weight.dtype.element_ty), BM, SHARES, BK)
+        acc = tl.dot(part, w, acc, input_precision=FP32_PRODUCTS)
+    return acc
 
 
 @triton.jit
@@ -170,47 +168,35 @@ def step_linear(x, norm_weight, norm_bias, weight, bias, out, batch, width_out, 
     outs = tl.program_id(0) * BN + tl.arange(0, BN)
     row_in, out_in = rows < batch, outs < width_out
     dtype: tl.constexpr = weight.dtype.element_ty
-    cols = tl.arange(0, SHARES)[:, None] * (BK // SHARES) + tl.arange(0, BK // SHARES)[None, :]
+    GROUP: tl.constexpr = min(BK, max(16, 128 * SHARES // BM))  # four numbers a thread where warps are as many
+    cols, share_cols = _columns(BK // GROUP, BK), _columns(SHARES, BK)
     keep = row_in[:, None] & out_in[None, :]
     to = out + rows.to(tl.int64)[:, None] * width_out + outs[None, :]
     total = tl.zeros((BM, BN), tl.float32)
     if bias is not None:
         total += tl.load(bias + outs, mask=out_in, other=0.0).to(tl.float32)[None, :]
-    if WIDTH <= BK:
-        w = _weights(weight, outs, cols, width_out, WIDTH)
-        if NORM:
-            gain, shift = _gain_and_shift(norm_weight, norm_bias, cols, WIDTH)
+    if WIDTH <= BK and OVERLAP:
+        w = _weights(weight, outs, share_cols, width_out, WIDTH)
+    if WIDTH <= BK and NORM:
+        gain, shift = _gain_and_shift(norm_weight, norm_bias, cols, WIDTH)
     if OVERLAP:
         gdc_wait()
     if ADD:
         before = tl.load(to, mask=keep, other=0.0)
     if WIDTH <= BK:
         part = _inputs(x, rows, cols, batch, WIDTH)
+        w = _held(w) if OVERLAP else _weights(weight, outs, share_cols, width_out, WIDTH)
         if NORM:
             mean = _row_sums(part) / WIDTH
-            off = tl.where((cols < WIDTH)[:, None, :], part - mean[None, :, None], 0.0)
+            off = tl.where((cols < WIDTH)[None, :, :], part - mean, 0.0)
             rstd = 1.0 / tl.sqrt(_row_sums(off * off) / WIDTH + eps)
             part = _normed(part, mean, rstd, gain, shift)
-        acc = tl.dot(part.to(dtype), w, input_precision=FP32_PRODUCTS)
+        acc = tl.dot(_shared_out(part.to(dtype), BM, SHARES, BK), w, input_precision=FP32_PRODUCTS)
     else:
-        mean = tl.zeros((BM,), tl.float32)
-        spread = tl.zeros((BM,), tl.float32)
-        if NORM:
-            for k in tl.range(0, WIDTH, BK):
-                mean += _row_sums(_inputs(x, rows, k + cols, batch, WIDTH)) / WIDTH
-            for k in tl.range(0, WIDTH, BK):
-                off = _inputs(x, rows, k + cols, batch, WIDTH) - mean[None, :, None]
-                off = tl.where((k + cols < WIDTH)[:, None, :], off, 0.0)
-                spread += _row_sums(off * off) / WIDTH
-        rstd = 1.0 / tl.sqrt(spread + eps)
-        acc = tl.zeros((SHARES, BM, BN), tl.float32)
-        for k in tl.range(0, WIDTH, BK, num_stages=STAGES):
-            part = _inputs(x, rows, k + cols, batch, WIDTH)
-            if NORM:
-                gain, shift = _gain_and_shift(norm_weight, norm_bias, k + cols, WIDTH)
-                part = _normed(part, mean, rstd, gain, shift)
-            w = _weights(weight, outs, k + cols, width_out, WIDTH)
-            acc = tl.dot(part.to(dtype), w, acc, input_precision=FP32_PRODUCTS)
+        acc = _product_in_steps(
+            x, norm_weight, norm_bias, weight, rows, outs, cols, share_cols, batch, width_out, eps, WIDTH, NORM, BM,
+            BN, BK, SHARES, STAGES,
+        )  # fmt: skip
     total += tl.sum(acc, 0)
     if ACT:
         total = _activated(total)
@@ -236,10 +222,9 @@ def embed(
         gpu: what it runs on.
     """
     batch, width = out.shape
-    options: dict[str, Any] = {"OVERLAP": gpu.overlap} | ({"launch_pdl": True} if gpu.overlap else {})
     embed_step[(batch,)](
         tokens, token_table, position_table, coordinates, position, out, width, length, KINDS=len(coordinates),
-        BLOCK=triton.next_power_of_2(width), num_warps=2, **options,
+        BLOCK=triton.next_power_of_2(width), num_warps=2, **overlapping(gpu.overlap),
     )  # fmt: skip
 
 
@@ -266,7 +251,7 @@ def linear(
     weight_, shift, eps = norm if norm is not None else (None, None, 0.0)
     arguments: tuple[Any, ...] = (x, weight_, shift, weight, bias, out)
     options: dict[str, Any] = {"WIDTH": width, "NORM": norm is not None, "ACT": act, "ADD": add, "BN": tile.outputs}
-    options |= {"OVERLAP": gpu.overlap, "num_warps": tile.warps} | ({"launch_pdl": True} if gpu.overlap else {})
+    options |= {"num_warps": tile.warps} | overlapping(gpu.overlap)
     programs = triton.cdiv(width_out, tile.outputs)
     if tile.rows == 1:
         step_vector[(programs, batch)](*arguments, width_out, eps, PADDED=tile.depth, **options)

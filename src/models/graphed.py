@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from src.models.decoder import Decoder
+from src.models.decoder_tiles import gpu_of
 
 
 class GraphedDecoder:
@@ -27,7 +28,6 @@ class GraphedDecoder:
     def __init__(self, decoder: Decoder, tokens: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -> None:
         # late, as everything that needs Triton: it exists for Linux only
         from src.attention.triton.decode import head_table, row_shares
-        from src.models.decoder_kernels import gpu_of
 
         self.decoder, self.tokens, self.choose = decoder, tokens, choose
         device, batch, model = decoder.device, decoder.batch, decoder.model

@@ -176,13 +176,23 @@ def launch(
     qk = keys.shape[-1]
     tile = tile or key_tile(qk + v)
     arguments: tuple[Any, ...] = (qkv, keys, values, partial, lse, out, table, position, keys.shape[1], scale * LOG2E)
-    options: dict[str, Any] = {"OVERLAP": overlap} | ({"launch_pdl": True} if overlap else {})
     decode_attention[(batch * heads * splits,)](
         *arguments, HEADS=heads, SPLITS=splits, QK=qk, V=v, BN=tile.keys, STAGES=tile.stages, num_warps=tile.warps,
-        **options,
+        **overlapping(overlap),
     )  # fmt: skip
     if splits > 1:
-        padded_splits = triton.next_power_of_2(splits)
-        decode_join[(batch * heads,)](
-            partial, lse, out, SPLITS=splits, SPLITS_PADDED=padded_splits, V=v, num_warps=2, **options
-        )
+        join(partial, lse, out, overlap=overlap)
+
+
+def join(partial: torch.Tensor, lse: torch.Tensor, out: torch.Tensor, *, overlap: bool = False) -> None:
+    """Join the shares of all rows: the second part of ``launch``, and its arguments."""
+    batch, heads, splits, v = partial.shape
+    decode_join[(batch * heads,)](
+        partial, lse, out, SPLITS=splits, SPLITS_PADDED=triton.next_power_of_2(splits), V=v, num_warps=2,
+        **overlapping(overlap),
+    )  # fmt: skip
+
+
+def overlapping(overlap: bool) -> dict[str, Any]:
+    """Options of a launch that may overlap the kernel before it."""
+    return {"OVERLAP": True, "launch_pdl": True} if overlap else {"OVERLAP": False}

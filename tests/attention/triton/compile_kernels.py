@@ -67,21 +67,28 @@ def compile_case(
 
 
 def compile_decoding(pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: int) -> list[dict[str, Any]]:
-    """Compile every kernel of a decoding step for compute capability ``arch``."""
+    """Compile every kernel of a decoding step for compute capability ``arch``: few sequences, more, and many; from 9.0
+    on both with what such GPUs can and without."""
     from src.models.decoder import Decoder
+    from src.models.decoder_tiles import LEAST, Gpu
     from src.models.graphed import GraphedDecoder
     from src.models.sparse_transformer import SparseTransformer
 
-    heads = 4
+    heads = 8
     model = SparseTransformer(
         pattern=pattern, context=1024, depth=1, width=heads * v, heads=heads, half_size_qk=2 * qk == v
     )
-    decoder = Decoder(model, 3, 1000, dtype, "torch")
-    tokens = torch.zeros(3, 1001, dtype=torch.int64)
-    step = GraphedDecoder(decoder, tokens, lambda logits, position: logits[:, 0].long())
-    with compiled_launches(arch) as found:
-        step.predict()
-    return found
+    rows: list[dict[str, Any]] = []
+    for batch in (3, 16, 64):
+        decoder = Decoder(model, batch, 1000, dtype, "torch")
+        tokens = torch.zeros(batch, 1001, dtype=torch.int64)
+        for gpu in (LEAST, Gpu(overlap=True, deep=True))[: 1 + (arch >= 90)]:
+            step = GraphedDecoder(decoder, tokens, lambda logits, position: logits[:, 0].long())
+            step.gpu = gpu
+            with compiled_launches(arch) as found:
+                step.predict()
+            rows += [row | {"deep": gpu.deep, "batch": batch} for row in found]
+    return rows
 
 
 def compile_fused(pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: int) -> list[dict[str, Any]]:

@@ -24,8 +24,9 @@ KERNELS = {
     "column_forward",
     "column_backward",
 }
-DECODING = {"embed_step", "step_linear", "decode_attention", "decode_join"}
+DECODING = {"embed_step", "step_vector", "step_linear", "decode_attention", "decode_join"}
 SMALLEST = 100 * 1024 - 1024  # shared memory a program may have on consumer Ampere and Ada cards
+LARGEST = 227 * 1024  # and on those of Hopper
 
 
 def compiled(*arguments: str) -> list[dict]:
@@ -39,7 +40,7 @@ def compiled(*arguments: str) -> list[dict]:
 
 def check(rows: list[dict], spill: int) -> None:
     for row in rows:
-        assert row["shared"] <= SMALLEST, row
+        assert row["shared"] <= (LARGEST if row.get("deep") else SMALLEST), row
         assert row["spilled"] <= spill, row
 
 
@@ -98,5 +99,5 @@ def test_stored_configurations_compile_for_their_gpu() -> None:
     rows = compiled("--arch", "90", "--stored", "--case", "strided", "--case", "fixed")
     assert max(row["config"][3] for row in rows) > 2, "the stored table was not used"
     for row in rows:
-        assert row["shared"] <= 227 * 1024, row
+        assert row["shared"] <= LARGEST, row
         assert row["spilled"] <= 256, row

@@ -1,0 +1,61 @@
+"""How the products of a decoding step are cut into programs (``src.models.decoder_kernels``).
+
+The constants are for GPUs of the H100's kind; ``python -m scripts.bench_decode --kernels`` ranks others.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+PROGRAMS = 96  # that keep a GPU busy
+FEW = 4  # sequences at most that are multiplied without tensor cores, which take 16 at least
+SHARED = 96 * 1024  # bytes of tiles that a program may hold on every GPU, and on one with 227 KB
+DEEP_SHARED = 200 * 1024
+
+
+class Gpu(NamedTuple):
+    """What a GPU can do beyond what all can."""
+
+    overlap: bool  # a kernel may start before the one before has ended: compute capability 9.0
+    deep: bool  # shared memory for ``DEEP_SHARED`` bytes of tiles: 9.x and 10.x
+
+
+class Tiling(NamedTuple):
+    """What a program of ``step_linear`` takes; with one row ``step_vector`` does the work."""
+
+    rows: int
+    outputs: int
+    depth: int  # columns of x and the weights at once
+    stages: int  # of the loop, where the depth is not all
+    warps: int
+
+
+LEAST = Gpu(overlap=False, deep=False)
+
+
+def gpu_of(device: torch.device) -> Gpu:
+    """Describe a device; one that is no GPU is like the least of them."""
+    if device.type != "cuda":
+        return LEAST
+    capability = torch.cuda.get_device_capability(device)
+    return Gpu(overlap=capability >= (9, 0), deep=capability[0] in (9, 10))
+
+
+def tiling(batch: int, width_out: int, width: int, size: int, norm: bool, deep: bool) -> Tiling:
+    """Choose the tiles of (batch, width) x (width_out, width) with weights of ``size`` bytes a number."""
+    whole = max(16, 1 << (width - 1).bit_length())
+    if batch <= FEW:
+        warps = min(8, max(1, whole // 256))
+        return Tiling(1, max(1, min(8, 1024 * warps // whole)), whole, 1, warps)
+    row_tiles = -(-batch // 16)
+    wide = (n for n in (64, 32, 16) if size == 2 and -(-width_out // n) * row_tiles >= PROGRAMS)
+    outputs = next(wide, 8)
+    deepest = 256 if size == 4 else 1024 if norm else 2048  # deeper tiles do not fit the registers
+    line = (16 + outputs) * size
+    depth, stages = whole, 1
+    if whole > deepest or line * whole > (DEEP_SHARED if deep else SHARED):
+        stages = 3
+        depth = next(d for d in (512, 256, 128, 64) if 2 * d <= deepest and 2 * line * d <= SHARED)
+    return Tiling(16, outputs, depth, stages, 8 if (16 + outputs) * depth >= 1 << 14 else 4)
