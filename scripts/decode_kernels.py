@@ -23,6 +23,7 @@ LAUNCHES = 64  # at least, in a graph
 COLD = 128 << 20  # bytes of weights between two uses of one
 SHOWN = 4  # best tilings of a table's row
 HEADS, WIDTH = 8, 64
+DEVICE = torch.device("cuda")
 KEY_TILES = (KeyTile(64, 3, 4), KeyTile(32, 4, 4), KeyTile(64, 4, 4), KeyTile(128, 3, 8), KeyTile(256, 1, 8))
 
 
@@ -70,12 +71,12 @@ def microseconds(launches: list[Callable[[], Any]]) -> float:
 
 def product_launches(product: Product, batch: int, tile: Tiling, gpu: Gpu, count: int = 1) -> list[Callable[[], None]]:
     """Launches of a product, each with weights of its own."""
-    x = torch.randn(batch, product.width, device="cuda", dtype=torch.float32 if product.norm else torch.bfloat16)
+    x = torch.randn(batch, product.width, device=DEVICE, dtype=torch.float32 if product.norm else torch.bfloat16)
     kind = torch.float32 if product.add or "logits" in product.name else torch.bfloat16
-    out = torch.zeros(batch, product.outputs, device="cuda", dtype=kind)
-    weights = torch.randn(count, product.outputs, product.width, device="cuda", dtype=torch.bfloat16)
-    bias = None if "logits" in product.name else torch.zeros(product.outputs, device="cuda", dtype=torch.bfloat16)
-    ones = torch.ones(product.width, device="cuda")
+    out = torch.zeros(batch, product.outputs, device=DEVICE, dtype=kind)
+    weights = torch.randn(count, product.outputs, product.width, device=DEVICE, dtype=torch.bfloat16)
+    bias = None if "logits" in product.name else torch.zeros(product.outputs, device=DEVICE, dtype=torch.bfloat16)
+    ones = torch.ones(product.width, device=DEVICE)
     norm = (ones, torch.zeros_like(ones), 1e-5) if product.norm else None
     options = {"norm": norm, "act": product.act, "add": product.add, "gpu": gpu, "tile": tile}
     return [bound(linear, x, weight, bias, out, **options) for weight in weights]  # type: ignore[arg-type]
@@ -99,7 +100,7 @@ def tilings(product: Product, batch: int, deep: bool) -> list[Tiling]:
             Tiling(row, outputs, depth, stages, warps)
             for row, outputs, (depth, stages), warps in itertools.product(rows, (8, 16, 32, 64), loops, (4, 8))
             if 32 <= product.outputs // outputs * -(-batch // row) <= 528
-            and 4096 <= (row + outputs) * depth // warps <= 10240
+            and 2048 <= (row + outputs) * depth // warps <= 10240
         )
     return list(dict.fromkeys([chosen, *others]))
 
@@ -108,25 +109,22 @@ def attention_launches(
     batch: int, shares: int, tile: KeyTile, gpu: Gpu, caches: list[Any], position: int
 ) -> list[Callable[[], None]]:
     """A launch for each of the (keys, values, table) of ``caches``."""
-    device, kind = torch.device("cuda"), torch.bfloat16
-    qkv = torch.randn(batch, 3 * HEADS * WIDTH, device=device, dtype=kind)
-    partial = torch.empty(batch, HEADS, shares, WIDTH, device=device)
-    lse, out = (
-        torch.empty(batch, HEADS, shares, device=device),
-        torch.empty(batch, HEADS * WIDTH, device=device).to(kind),
-    )
-    at = torch.tensor([position], device=device)
+    qkv = torch.randn(batch, 3 * HEADS * WIDTH, device=DEVICE, dtype=torch.bfloat16)
+    partial = torch.empty(batch, HEADS, shares, WIDTH, device=DEVICE)
+    lse = torch.empty(batch, HEADS, shares, device=DEVICE)
+    out = torch.empty(batch, HEADS * WIDTH, device=DEVICE, dtype=torch.bfloat16)
+    at = torch.tensor([position], device=DEVICE)
     return [
         bound(launch, qkv, keys, values, partial, lse, out, table, at, 0.125, overlap=gpu.overlap, tile=tile)
         for keys, values, table in caches
     ]
 
 
-def compile_all(batches: list[int], shares: set[int], gpu: Gpu) -> None:
+def compile_all(batches: list[int], attention: set[tuple[int, KeyTile]], gpu: Gpu) -> None:
     """Compile every kernel that will be timed into Triton's cache, in many processes."""
     products = {(p, min(b, 16), t) for p in PRODUCTS for b in batches for t in tilings(p, b, gpu.deep)}
     jobs: list[tuple[Any, ...]] = [(*job, gpu) for job in products]
-    jobs += [(count, tile, gpu) for count in shares for tile in KEY_TILES]
+    jobs += [(*choice, gpu) for choice in attention]
     with ProcessPoolExecutor(14, mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(compile_one, jobs, chunksize=2))
 
@@ -140,8 +138,8 @@ def compile_one(job: tuple[Any, ...]) -> None:
             product_launches(*job)[0]()
         else:
             shares, tile, gpu = job
-            slots = torch.zeros(16, 16 * HEADS, WIDTH, device="cuda", dtype=torch.bfloat16)
-            table = torch.ones(HEADS, 8, device="cuda", dtype=torch.int32)
+            slots = torch.zeros(16, 16 * HEADS, WIDTH, device=DEVICE, dtype=torch.bfloat16)
+            table = torch.ones(HEADS, 8, device=DEVICE, dtype=torch.int32)
             attention_launches(16, shares, tile, gpu, [(slots, slots.clone(), table)], 0)[0]()
         torch.cuda.synchronize()
     except OutOfResources:
@@ -171,10 +169,11 @@ def products_table(batch: int, gpu: Gpu) -> None:
         print(ranking(f"batch {batch} {product.name}", candidates[0], found), flush=True)
 
 
-def share_choices(batch: int, reads: int) -> list[int]:
-    """The chosen number of shares of a row, half and twice as many."""
-    chosen = row_shares(batch * HEADS, reads)
-    return list(dict.fromkeys([chosen, *(n for n in (chosen // 2, 2 * chosen) if 1 <= n <= reads // 64)]))
+def attention_choices(batch: int, reads: int) -> list[tuple[int, KeyTile]]:
+    """The chosen shares of a row and tile; other tiles, and half and twice the shares."""
+    shares, tile = row_shares(batch * HEADS, reads), key_tile(2 * WIDTH)
+    others = [(n, tile) for n in (shares // 2, 2 * shares) if 1 <= n <= reads // 64]
+    return list(dict.fromkeys([(shares, tile), *((shares, other) for other in KEY_TILES), *others]))
 
 
 def attention_table(name: str, batch: int, step: Any, gpu: Gpu) -> None:
@@ -185,9 +184,10 @@ def attention_table(name: str, batch: int, step: Any, gpu: Gpu) -> None:
         LAUNCHES // len(decoder.caches)
     )
     reads = max(cache.layout.most_reads(decoder.length) for cache in decoder.caches)
-    chosen = (row_shares(batch * HEADS, reads), *key_tile(2 * WIDTH))
+    choices = attention_choices(batch, reads)
+    chosen = (choices[0][0], *choices[0][1])
     found = {}
-    for shares, tile in itertools.product(share_choices(batch, reads), KEY_TILES):
+    for shares, tile in choices:
         launches = attention_launches(batch, shares, tile, gpu, caches, decoder.length - 1)
         found[(shares, *tile)] = microseconds(launches)
     print(ranking(f"batch {batch} {name} attention, join", chosen, found))
@@ -197,8 +197,11 @@ def attention_table(name: str, batch: int, step: Any, gpu: Gpu) -> None:
         launches = attention_launches(batch, chosen[0], key_tile(2 * WIDTH), gpu, caches, at)
         line.append(f"{microseconds(launches):.2f} at position {at:,}")
     if chosen[0] > 1:
-        partial, lse = torch.zeros(batch, HEADS, chosen[0], WIDTH, device="cuda"), torch.zeros(batch, HEADS, chosen[0])
-        again = bound(join, partial, lse.cuda(), step.attended, overlap=gpu.overlap)
+        partial, lse = (
+            torch.zeros(batch, HEADS, chosen[0], WIDTH, device=DEVICE),
+            torch.zeros(batch, HEADS, chosen[0], device=DEVICE),
+        )
+        again = bound(join, partial, lse, step.attended, overlap=gpu.overlap)
         line.append(f"{microseconds([again] * LAUNCHES):.2f} join alone")
     print(f"{'':30} * " + ", ".join(line), flush=True)
 
@@ -215,9 +218,9 @@ def others_line(batch: int, step: Any, gpu: Gpu) -> None:
 @torch.no_grad()
 def main(batches: list[int], steps: Callable[[int], Iterator[tuple[str, Any]]], overlap: bool) -> None:
     """Print all tables. ``steps`` gives a graphed decoder of each pattern for a batch."""
-    gpu = gpu_of(torch.device("cuda"))._replace(**({} if overlap else {"overlap": False}))
-    reads = (12_288, 3_168, 224)
-    compile_all(batches, {n for b in batches for r in reads for n in share_choices(b, r)}, gpu)
+    gpu = gpu_of(DEVICE)._replace(**({} if overlap else {"overlap": False}))
+    reads = (12_288, 3_168, 224)  # of the three patterns
+    compile_all(batches, {choice for b in batches for r in reads for choice in attention_choices(b, r)}, gpu)
     print(f"microseconds a launch; {gpu}; products: rows, outputs, depth, stages, warps; attention: shares, keys, ...")
     for batch in batches:
         products_table(batch, gpu)

@@ -53,9 +53,10 @@ def tiling(batch: int, width_out: int, width: int, size: int, norm: bool, deep: 
     wide = (n for n in (64, 32, 16) if size == 2 and -(-width_out // n) * row_tiles >= PROGRAMS)
     outputs = next(wide, 8)
     deepest = 256 if size == 4 else 1024 if norm else 2048  # deeper tiles do not fit the registers
-    line = (16 + outputs) * size
+    room = DEEP_SHARED if deep else SHARED
     depth, stages = whole, 1
-    if whole > deepest or line * whole > (DEEP_SHARED if deep else SHARED):
-        stages = 3
-        depth = next(d for d in (512, 256, 128, 64) if 2 * d <= deepest and 2 * line * d <= SHARED)
+    if whole > deepest or (16 + outputs) * size * whole > room:
+        stages = 3  # two tiles on their way, of x as it is read, and x as it is multiplied
+        column = 2 * (16 * (4 if norm else size) + outputs * size) + 16 * size
+        depth = next(d for d in (512, 256, 128, 64) if 2 * d <= deepest and column * d <= SHARED)
     return Tiling(16, outputs, depth, stages, 8 if (16 + outputs) * depth >= 1 << 14 else 4)

@@ -76,12 +76,12 @@ def compile_decoding(pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v
 
     heads = 8
     model = SparseTransformer(
-        pattern=pattern, context=1024, depth=1, width=heads * v, heads=heads, half_size_qk=2 * qk == v
+        pattern=pattern, context=4096, depth=1, width=heads * v, heads=heads, half_size_qk=2 * qk == v
     )
     rows: list[dict[str, Any]] = []
     for batch in (3, 16, 64):
-        decoder = Decoder(model, batch, 1000, dtype, "torch")
-        tokens = torch.zeros(batch, 1001, dtype=torch.int64)
+        decoder = Decoder(model, batch, 4000, dtype, "torch")
+        tokens = torch.zeros(batch, 4001, dtype=torch.int64)
         for gpu in (LEAST, Gpu(overlap=True, deep=True))[: 1 + (arch >= 90)]:
             step = GraphedDecoder(decoder, tokens, lambda logits, position: logits[:, 0].long())
             step.gpu = gpu

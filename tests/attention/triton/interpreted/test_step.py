@@ -9,18 +9,31 @@ from tests.models.test_sparse_transformer import PATTERNS, small, trained
 
 
 @pytest.mark.parametrize(
-    ("pattern", "kind"), [(PATTERNS[1], "image"), *((pattern, "text") for pattern in PATTERNS)], ids=str
+    ("pattern", "kind", "rows"),
+    [(PATTERNS[1], "image", 5), *((pattern, "text", 3) for pattern in PATTERNS)],  # tensor cores take more than four
+    ids=str,
 )
-def test_step_by_kernels_equals_the_plain_step(pattern, kind):
+def test_step_by_kernels_equals_the_plain_step(pattern, kind, rows):
     model = trained(small(pattern, positions=kind, width=32, half_size_qk=True)).eval()
-    x = torch.randint(256, (3, 37))
-    plain, decoder = Decoder(model, 3), Decoder(model, 3, backend="torch")
+    x = torch.randint(256, (rows, 37))
+    plain, decoder = Decoder(model, rows), Decoder(model, rows, backend="torch")
     plain.prefill(x[:, :20])
     decoder.prefill(x[:, :20])
-    tokens = torch.cat([torch.full((3, 1), 256), x], dim=1)
+    tokens = torch.cat([torch.full((rows, 1), 256), x], dim=1)
     step = GraphedDecoder(decoder, tokens, lambda logits, position: x[:, position].squeeze(1))
     for t in range(20, 24):
         wanted = plain.step(x[:, t - 1])
         step.step()
         torch.testing.assert_close(step.logits, wanted, rtol=1e-4, atol=1e-4)
     assert torch.equal(tokens[:, 1:], x)
+
+
+def test_a_stride_leaves_positions_out():
+    decoder = Decoder(trained(small(width=32)).eval(), 1, backend="torch")
+    tokens = torch.zeros(1, 38, dtype=torch.int64)
+    step = GraphedDecoder(decoder, tokens, lambda logits, position: 1 + position)
+    step.stride = 12
+    for _ in range(3):
+        step.step()
+    assert decoder.position == step.position.item() == 36
+    assert {int(t): int(tokens[0, t]) for t in tokens[0].nonzero()} == {12: 1, 24: 13, 36: 25}
