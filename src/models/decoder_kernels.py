@@ -26,7 +26,6 @@ def embed_step(tokens, token_table, position_table, coordinates, position, out, 
     """Embed the symbol at ``position`` of one sequence: its row of the token table and its place."""
     if OVERLAP:
         gdc_launch_dependents()
-        gdc_wait()
     batch = tl.program_id(0).to(tl.int64)
     t = tl.load(position)
     cols = tl.arange(0, BLOCK)
@@ -209,7 +208,7 @@ def embed(
     tokens: torch.Tensor, token_table: torch.Tensor, position_table: torch.Tensor, coordinates: torch.Tensor,
     position: torch.Tensor, out: torch.Tensor, length: int, gpu: Gpu = LEAST,
 ) -> None:  # fmt: skip
-    """Launch ``embed_step``.
+    """Launch ``embed_step``. It waits for all before it, so that the kernels after it may read the position at once.
 
     Args:
         tokens: (B, 1 + length) int64 symbols; column t is the input of position t.
@@ -224,7 +223,7 @@ def embed(
     batch, width = out.shape
     embed_step[(batch,)](
         tokens, token_table, position_table, coordinates, position, out, width, length, KINDS=len(coordinates),
-        BLOCK=triton.next_power_of_2(width), num_warps=2, **overlapping(gpu.overlap),
+        BLOCK=triton.next_power_of_2(width), num_warps=2, OVERLAP=gpu.overlap,
     )  # fmt: skip
 
 

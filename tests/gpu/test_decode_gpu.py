@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scripts.bench_decode import PATTERNS, errors, network
+from scripts.bench_decode import CHECKED_BATCHES, PATTERNS, errors, network
 from src.models.decoder import Decoder
+from src.models.decoder_kernels import linear
+from src.models.decoder_tiles import LEAST, Tiling, gpu_of
 from src.models.sparse_transformer import SparseTransformer
 from src.sampling import Draw, generate, graphed
 
@@ -29,6 +31,26 @@ def prompt() -> torch.Tensor:
     return torch.randint(256, (2, GIVEN), device="cuda", generator=generator).to(torch.uint8)
 
 
+@pytest.mark.parametrize("tile", [Tiling(1, 4, 512, 1, 2), Tiling(16, 16, 512, 1, 8), Tiling(16, 16, 128, 3, 4)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_products_are_the_same_whether_launches_overlap_or_not(tile, dtype):
+    torch.manual_seed(0)
+    x, weight = torch.randn(37, 400, device="cuda"), torch.randn(400, 400, device="cuda").to(dtype) / 20
+    norm = (torch.ones(400, device="cuda"), torch.zeros(400, device="cuda"), 1e-5)
+    found = []
+    for gpu in (LEAST, gpu_of(x.device)):
+        hidden = x.clone()
+        middle = torch.empty(37, 400, device="cuda", dtype=dtype)
+        for _ in range(50):
+            linear(hidden, weight, None, middle, norm=norm, tile=tile, gpu=gpu)
+            linear(middle, weight, None, hidden, add=True, tile=tile, gpu=gpu)
+        found.append(hidden)
+    assert torch.equal(*found)
+    exact = torch.nn.functional.layer_norm(hidden, (400,)).double() @ weight.double().T
+    linear(hidden, weight, None, middle, norm=norm, tile=tile)
+    assert (middle - exact).norm() <= (1e-5 if dtype == torch.float32 else 2e-2) * exact.norm()
+
+
 @torch.no_grad()
 def launched_one_by_one(model: SparseTransformer, seed: int) -> torch.Tensor:
     """What ``generate`` draws, with every kernel launched by itself."""
@@ -43,8 +65,9 @@ def launched_one_by_one(model: SparseTransformer, seed: int) -> torch.Tensor:
     return step.tokens[:, 1:].to(torch.uint8)
 
 
-def test_steps_are_no_further_from_fp32_than_twice_the_bf16_forward_pass(model):
-    found, allowed = errors(model)
+@pytest.mark.parametrize("batch", CHECKED_BATCHES)
+def test_steps_are_no_further_from_fp32_than_twice_the_bf16_forward_pass(model, batch):
+    found, allowed = errors(model, batch)
     assert 0 < found <= allowed
 
 
