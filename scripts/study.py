@@ -61,7 +61,13 @@ def quoted(value: str | Path) -> str:
     return f"'{text}'"
 
 
-def run(jobs: Sequence[tuple[dict[str, str], Config]], command: list[str], name: str, seconds: float | None) -> int:
+def run(
+    jobs: Sequence[tuple[dict[str, str], Config]],
+    command: list[str],
+    name: str,
+    seconds: float | None,
+    most: int | None,
+) -> int:
     """Run what is left of a study's jobs, in their order; the exit code of the sweep (docs/sweeps.md).
 
     Args:
@@ -69,12 +75,13 @@ def run(jobs: Sequence[tuple[dict[str, str], Config]], command: list[str], name:
         command: the command line.
         name: of the study's folder.
         seconds: after which running jobs save their state and end; None: no limit.
+        most: jobs at a time; None: one a GPU, or one at all.
 
     Raises:
         UserError: the folder holds something else, or the machine is too small.
     """
     sweep = planned(jobs, command, name)
-    slots = Slots.of_this_machine(None)
+    slots = Slots.of_this_machine(most)
     for _, config in jobs:
         slots.check(config)
     sweep.slots = max(slots.at_a_time(config) for _, config in jobs)

@@ -23,7 +23,7 @@ from typing import Any
 
 from scripts import study
 from src.errors import UserError, exit_code
-from src.sweep.launcher import checked_minutes
+from src.sweep.launcher import check_count, checked_minutes
 
 SIZES = {
     "tiny": {"text": "quickstart", "pictures": "pictures_small"},
@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folders += study.unpack(archive, folders[0].parent)
         folders = list(dict.fromkeys(folders))
         if kinds(wanted):
+            if wanted.slots is not None:
+                check_count("--slots", wanted.slots)
             seconds = None if wanted.minutes is None else 60 * checked_minutes("--minutes", wanted.minutes)
             codes.append(train(wanted, ["-m", "scripts.table2", *given], began, seconds))
         write(folders, wanted.output or folders[0] / "table2.md", bool(kinds(wanted) or wanted.archives))
@@ -70,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seeds", default="1", metavar="1,2", help="in this order: all runs of a seed before those of the next")
     add("--minutes", type=float, help="after which running jobs save and end; the same command goes on")
     add("--equal-time", action="store_true", help="then train the others as long as dense attention took")
+    add("--slots", type=int, metavar="N", help="jobs at a time (default: one a GPU, or one)")
     add("--runs", default="runs", metavar="FOLDER", help="paths.output_dir (default: runs)")
     add("--name", default="table2", help="of the folder in FOLDER/sweeps (default: table2)")
     add("--from", dest="archives", action="append", default=[], type=Path, metavar="FILE.tar.gz",
@@ -88,11 +91,13 @@ def kinds(wanted: argparse.Namespace) -> list[str]:
 
 def train(wanted: argparse.Namespace, command: list[str], began: float, seconds: float | None) -> int:
     """Run what is left of the jobs; the exit code."""
-    code = study.run(jobs(wanted), command, wanted.name, left(began, seconds))
+    code = study.run(jobs(wanted), command, wanted.name, left(began, seconds), wanted.slots)
     if code or not wanted.equal_time:
         return code
     planned = jobs(wanted, equal_time=True)
-    return study.run(planned, command, wanted.name + PLANNED, left(began, seconds)) if planned else 0
+    if not planned:
+        return 0
+    return study.run(planned, command, wanted.name + PLANNED, left(began, seconds), wanted.slots)
 
 
 def left(began: float, seconds: float | None) -> float | None:

@@ -68,8 +68,8 @@ def section(study: Study, files: Files) -> list[str]:
         parts.append(files.chart(_titled(chart, title), Palette(palette.hues, palette.styles)))
     if study.planned:
         planned = [*(run for run in runs if run.attention == "dense"), *study.planned]
-        chart = draw.line_charts(planned)[0]
-        parts.append(files.chart(_titled(chart, f"{title}, planned for equal time"), draw.palette(planned)))
+        for chart in draw.line_charts(planned)[:1]:
+            parts.append(files.chart(_titled(chart, f"{title}, planned for equal time"), draw.palette(planned)))
     return parts
 
 
@@ -81,7 +81,8 @@ def data_of(runs: Sequence[Record]) -> str:
     """Name the data by what the runs say; of unfinished ones the name of the data set is all that is known."""
     labels = dict.fromkeys(run.label for run in runs if run.label)
     partial = any(run.partial for run in runs)
-    text = "; ".join(labels) or ", ".join(dict.fromkeys(run.data_name for run in runs))
+    names = (Path(str(run.config.get("data.path") or run.data_name)).name for run in runs)
+    text = "; ".join(labels) or ", ".join(dict.fromkeys(names))
     return f"{text} (part of the official set)" if partial and "partial" not in text else text
 
 
@@ -103,10 +104,11 @@ def described(group: Group) -> str:
     get = run.config.get
     batch = int(get("data.batch_size") or 0) * int(get("data.context") or 0)
     words = [named(group.settings)] if group.settings else []
-    words.append(f"{get('model.depth')} blocks of width {get('model.width')}, {get('model.heads')} heads, context "
-                 f"{get('data.context'):,}, dropout {get('model.dropout')}")  # fmt: skip
+    depth = int(get("model.depth") or 0)
+    words.append(f"{depth} block{'s' * (depth != 1)} of width {get('model.width')}, {get('model.heads')} heads, "
+                 f"context {get('data.context'):,}, dropout {get('model.dropout')}")  # fmt: skip
     if (parameters := run.final("model/parameters")) is not None:
-        words.append(f"{parameters / 1e6:.1f} million parameters")
+        words.append(f"{parameters:,.0f} parameters")
     words.append(f"{get('trainer.max_steps') or run.step:,} steps of {batch:,} bytes")
     words.append(f"learning rate {get('optimizer.learning_rate')} after {get('optimizer.warmup_steps')} steps of "
                  f"warm-up, cosine decay, {get('precision.name')}")  # fmt: skip
