@@ -6,6 +6,7 @@ folder is OUTPUT_DIR/sweeps/NAME, as of any sweep.
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,9 +57,8 @@ def grid(sweep: str, overrides: Sequence[str] = ()) -> dict[str, list[str]]:
 
 
 def quoted(value: str | Path) -> str:
-    """Write a value so that Hydra takes it as it is, blanks and all."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
+    """Write a value so that Hydra takes it as it is, blanks and all; to Hydra a backslash escapes quotes alone."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), str(value)) + "'"
 
 
 def run(

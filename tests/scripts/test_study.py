@@ -28,7 +28,7 @@ def test_a_grid_is_read_from_conf_and_may_be_narrowed():
     assert sorted(float(rate) / 0.00035 for rate in rates) == pytest.approx([0.5, 1, 2, 4])
 
 
-@pytest.mark.parametrize("name", ["a b,c=[d].txt", "it's here", "back\\slash", "a\\'b"])
+@pytest.mark.parametrize("name", ["a b,c=[d].txt", "it's here", "back\\slash", "a\\'b", "end\\"])
 def test_any_path_reaches_the_configuration_as_it_is(name, tmp_path):
     (tmp_path / name).write_bytes(b"text")
     words = ["experiment=quickstart", "data=bytes", f"data.path={quoted(tmp_path / name)}"]

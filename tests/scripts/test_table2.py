@@ -82,8 +82,9 @@ def test_mistakes_are_told_in_a_sentence_and_leave_nothing(arguments, sentence, 
     assert not list(tmp_path.iterdir())
 
 
-def test_cut_into_pieces_is_as_unbroken_to_the_last_bit(tmp_path, monkeypatch, capsys):
-    """A text run that two limits cut off and that the same command carries on, against one that never stopped."""
+@pytest.mark.parametrize("cuts", [(100,), pytest.param((20, 160), marks=pytest.mark.slow)])
+def test_cut_into_pieces_is_as_unbroken_to_the_last_bit(cuts, tmp_path, monkeypatch, capsys):
+    """A text run that limits cut off and that the same command carries on, against one that never stopped."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(CONF.parent))
     words = ("--", "attention=fixed", *LITTLE, "trainer.max_steps=400", "trainer.val_every=150")
@@ -94,7 +95,7 @@ def test_cut_into_pieces_is_as_unbroken_to_the_last_bit(tmp_path, monkeypatch, c
     train(unbroken)
 
     folder = tmp_path / "runs" / "sweeps" / "table2" / "text-fixed-seed1"
-    for most in (20, 160):  # rows of metrics.csv, one a step
+    for most in cuts:  # rows of metrics.csv, one a step
 
         def at(runner, most=most):
             file = folder / "metrics.csv"
@@ -107,7 +108,7 @@ def test_cut_into_pieces_is_as_unbroken_to_the_last_bit(tmp_path, monkeypatch, c
         assert "0 of 1 runs are done; left: text-fixed-seed1 (stopped, step " in printed
     assert table2.main(arguments) == 0
     assert "1 of 1 runs are done" in capsys.readouterr().out
-    assert (folder / "train.log").read_text().count("going on from step") == 2
+    assert (folder / "train.log").read_text().count("going on from step") == len(cuts)
     assert_same_outcome(folder, unbroken.path)
     assert "| fixed | 1 | " in (folder.parent / "table2.md").read_text()
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
