@@ -80,7 +80,12 @@ def run(
     Raises:
         UserError: the folder holds something else, or the machine is too small.
     """
-    sweep = planned(jobs, command, name)
+    try:
+        sweep = planned(jobs, command, name)
+    except UserError as error:
+        raise UserError(
+            str(error).replace("give the sweep another hydra.launcher.name", "give another --name")
+        ) from error
     slots = Slots.of_this_machine(most)
     for _, config in jobs:
         slots.check(config)

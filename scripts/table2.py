@@ -201,17 +201,17 @@ def steps_begun(wanted: argparse.Namespace, name: str) -> int | None:
 
 
 def write(folders: Sequence[Path], output: Path, trained: bool) -> None:
-    """Write the figures of all runs in some folders, and say where they are.
+    """Write the figures of all runs in some folders, and say where they are; nothing where training began no run.
 
     Raises:
-        UserError: there are no runs though some should be, or a file cannot be written.
+        UserError: a file cannot be written.
     """
     from src.atomic import written_whole
     from src.reporting.results import put_into, results
 
     runs = [run for folder in folders for run in study.run_folders(folder)]
     if not runs and trained:
-        raise UserError(f"there are no runs in {', '.join(map(str, folders))}")
+        return
     block, drawings = results(runs, output.with_suffix("").name)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from src.reporting import draw
 from src.reporting.charts import Palette
-from src.reporting.compare import ORDER, Group, Row, best_within, estimate, named
+from src.reporting.compare import ORDER, Group, Row, best_within, estimate, grouped, named
 from src.reporting.content import facts
 from src.reporting.load import Loaded
 from src.reporting.markdown import Files, plain, table
@@ -62,7 +62,8 @@ def section(study: Study, files: Files) -> list[str]:
     runs = list(study.runs)
     parts = [f"## {title}: {plain(data_of(runs))}", *warnings(runs)]
     for group in study.groups:
-        parts += [described(group), table(table2(group, study.kind)), table(equal_time(group, study.planned))]
+        planned = [run for run in study.planned if grouped([run])[0].settings == group.settings]
+        parts += [described(group), table(table2(group, study.kind)), table(equal_time(group, planned))]
     palette, charts = draw.palette(runs), draw.line_charts(runs)
     for chart in charts[:3]:  # validation against time and bytes, training loss against time
         parts.append(files.chart(_titled(chart, title), Palette(palette.hues, palette.styles)))
@@ -87,12 +88,16 @@ def data_of(runs: Sequence[Record]) -> str:
 
 
 def warnings(runs: Sequence[Record]) -> list[str]:
-    """Say what keeps the figures from standing beside published ones, and which runs are not finished."""
+    """Say what keeps figures from standing beside published ones or each other, and which runs are not finished."""
     notes = comparable_notes(runs)[:-1]
     unfinished = [run for run in runs if run.state != "finished"]
     if unfinished:
         names = ", ".join(f"{run.name} (step {run.step:,})" for run in unfinished)
         notes.append(f"Not finished: {names}. Theirs are the figures so far.")
+    machines = {", ".join(sorted(set(run.provenance.get("gpus") or ["no GPU"]))) for run in runs if run.provenance}
+    if len(machines) > 1:
+        notes.append(f"Runs of different machines ({'; '.join(sorted(machines))}): their times of a step and figures at "
+                     "equal time are NOT comparable.")  # fmt: skip
     if any(run.label is None and run.partial for run in runs):
         notes.append("Partial data.")
     return [f"> **{plain(note)}**" for note in notes]

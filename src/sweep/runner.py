@@ -95,8 +95,8 @@ class Runner:
                 signal.signal(signum, handler)
 
     def start(self, job: Job) -> bool:
-        """Start a job if there is room for it and nobody asked to stop; say whether."""
-        if self.stopped_by is not None or (room := self.slots.take(job.config)) is None:
+        """Start a job if there is room for it, there is time left and nobody asked to stop; say whether."""
+        if self.stopped_by is not None or self.out_of_time() or (room := self.slots.take(job.config)) is None:
             return False
         taken, environment = room
         run = made(self.sweep, job)

@@ -1,11 +1,12 @@
 """Table 2 as a command: which jobs, in pieces as unbroken, and figures from run directories alone."""
 
+import json
+
 import pytest
 
 from scripts import table2
-from scripts.study import pack
+from scripts.study import pack, run_folders
 from src.cli import CONF
-from src.errors import UserError
 from src.reporting.results import BEGIN, END, put_into, results
 from src.run import Run
 from src.sweep.runner import TIME_UP, Runner
@@ -152,6 +153,47 @@ def test_figures_from_an_archive_alone(tmp_path, capsys):
     assert all(f"(results/{name})" in text for name in drawings)
 
 
+def test_what_spoils_a_comparison_is_said(tmp_path):
+    made(tmp_path)
+    origin = tmp_path / "text-fixed-seed2" / "provenance.jsonl"
+    origin.write_text(json.dumps({**json.loads(origin.read_text()), "gpus": ["H100"]}) + "\n")
+    (tmp_path / "text-fixed-seed1" / "summary.json").unlink()
+    text, _ = results(run_folders(tmp_path), "x")
+    assert "Runs of different machines (H100; no GPU)" in text
+    assert "Not finished: text-fixed-seed1 (step 30)" in text
+    assert "| fixed | 1 of 2 | 3.300 |" in text
+
+
+def test_runs_of_another_depth_stand_apart(tmp_path):
+    made(tmp_path)
+    for number, (kind, depth) in enumerate((("dense", 4), ("fixed", 4), ("fixed", 2))):
+        changes = {} if number < 2 else {"logger__columns": {"sweep/length": "equal time"}}
+        run(tmp_path / f"other{number}", config(kind, depth, **changes), VAL, 40.0, test=2.9)
+    text, _ = results(run_folders(tmp_path), "x")
+    assert text.count("| equal bytes |") == 3
+    assert "depth 2; 2 blocks of width 64" in text and "depth 4; 4 blocks of width 64" in text
+    assert text.count("| 3.000 | 2.900 | 30 |") == 2  # planned, of depth 2 and dense attention of depth 4
+
+
+def test_nothing_begins_when_the_time_is_up(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--size", "tiny", "--text", str(corpus(tmp_path)), "--minutes", "1e-9", "--", *LITTLE]
+    assert table2.main(arguments) == TIME_UP
+    assert "0 of 3 runs are done; left: text-dense-seed1 (waiting), " in capsys.readouterr().out
+    assert not list((tmp_path / "runs").rglob("config.yaml"))
+
+
+def test_another_configuration_under_the_same_name_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    begun = tmp_path / "runs" / "sweeps" / "table2" / "text-fixed-seed1"
+    begun.mkdir(parents=True)
+    arguments = ("--size", "tiny", "--text", str(corpus(tmp_path)), "--", "attention=fixed", *LITTLE)
+    ((_, config),) = jobs(*arguments)
+    config.optimizer.learning_rate = 0.123
+    Run(begun).write_config(config)
+    assert "holds a run with another configuration: give another --name" in said(capsys, *arguments)
+
+
 def test_without_runs_every_figure_is_marked_as_missing():
     text, drawings = results([], "x")
     assert not drawings
@@ -164,11 +206,6 @@ def test_only_the_part_of_a_document_that_is_ours_is_replaced():
     assert put_into(f"# Mine\n\n{BEGIN}\nold\n{END}\n\nbelow\n", block) == f"# Mine\n\n{block.rstrip()}\n\nbelow\n"
     assert put_into("# Mine\n", block) == f"# Mine\n\n{block}"
     assert put_into("", block) == block
-
-
-def test_there_must_be_runs_where_some_are_named(tmp_path):
-    with pytest.raises(UserError, match="there are no runs in"):
-        table2.write([tmp_path], tmp_path / "x.md", True)
 
 
 def test_steps_of_equal_time_follow_from_what_dense_attention_took(tmp_path):
