@@ -88,7 +88,7 @@ def data_of(runs: Sequence[Record]) -> str:
 
 
 def warnings(runs: Sequence[Record]) -> list[str]:
-    """Say what keeps figures from standing beside published ones or each other, and which runs are not finished."""
+    """Say what keeps figures from standing beside published ones or each other; name runs that are not finished."""
     notes = comparable_notes(runs)[:-1]
     unfinished = [run for run in runs if run.state != "finished"]
     if unfinished:
@@ -96,8 +96,8 @@ def warnings(runs: Sequence[Record]) -> list[str]:
         notes.append(f"Not finished: {names}. Theirs are the figures so far.")
     machines = {", ".join(sorted(set(run.provenance.get("gpus") or ["no GPU"]))) for run in runs if run.provenance}
     if len(machines) > 1:
-        notes.append(f"Runs of different machines ({'; '.join(sorted(machines))}): their times of a step and figures at "
-                     "equal time are NOT comparable.")  # fmt: skip
+        notes.append(f"Runs of different machines ({'; '.join(sorted(machines))}): their times of a step and figures "
+                     "at equal time are NOT comparable.")  # fmt: skip
     if any(run.label is None and run.partial for run in runs):
         notes.append("Partial data.")
     return [f"> **{plain(note)}**" for note in notes]

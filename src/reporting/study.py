@@ -7,6 +7,7 @@ validation and checkpoints are not in it, and a run that was cut into pieces has
 from __future__ import annotations
 
 import dataclasses
+import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def studies(folders: Sequence[Path]) -> list[Study]:
     Args:
         folders: run directories, also copies of the same run from several machines: the furthest counts.
     """
-    runs = furthest(load(list(folders)).runs if folders else [])
+    runs = furthest([with_failure(run) for run in load(list(folders)).runs] if folders else [])
     found = []
     for kind, data in KINDS.items():
         mine = [on_clock(run, data) for run in runs if kind_of(run) == kind]
@@ -71,6 +72,16 @@ def alike(runs: Sequence[Record]) -> list[list[Record]]:
 def kind_of(run: Record) -> str:
     """Say whether a run is on text or on pictures."""
     return "pictures" if run.config.get("model.positions") == "image" else "text"
+
+
+def with_failure(run: Record) -> Record:
+    """Take from the sweep.json beside a run whether it failed, and its sentence; a run itself knows of neither."""
+    try:
+        jobs = json.loads((run.path.parent / "sweep.json").read_text())["jobs"]
+        failed = [job["error"] for job in jobs if job["state"] == "failed" and job["run"] == run.path.name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return run
+    return dataclasses.replace(run, state="failed", error=str(failed[0])) if failed else run
 
 
 def furthest(runs: Sequence[Record]) -> list[Record]:

@@ -3,7 +3,7 @@
 import pytest
 
 from src.reporting.study import STEP_MS, between, equal_time_steps, furthest, kind_of, on_clock, step_ms, studies
-from tests.reporting.made import config, run
+from tests.reporting.made import BROKE, config, entry, run, sweep
 from tests.reporting.test_compare import record
 
 VAL = [(10, 99.0, 5.0), (20, 199.0, 4.0), (30, 299.0, 3.0)]  # seconds of start-up and validation in them
@@ -55,6 +55,15 @@ def test_the_furthest_copy_of_a_run_counts(tmp_path):
     assert furthest([short, long])[0].val == long.val
     assert furthest([long, short])[0].val == long.val
     assert furthest([long, done, short])[0].state == "finished"
+
+
+def test_a_failure_is_in_the_sweep_s_file(tmp_path):
+    folder = run(tmp_path / "t-fixed", config("fixed"), VAL)
+    assert studies([folder])[0].runs[0].state == "stopped"
+    (tmp_path / "sweep.json").write_text("damaged")
+    assert studies([folder])[0].runs[0].state == "stopped"
+    sweep(tmp_path, [entry(0, "t-fixed", "failed", {}, error=BROKE)])
+    assert [(found.state, found.error) for found in studies([folder])[0].runs] == [("failed", BROKE)]
 
 
 def test_kinds_and_groups(tmp_path):
