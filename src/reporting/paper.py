@@ -39,7 +39,7 @@ EPOCHS = {"enwik8": 80, "cifar10": 120}
 
 def published(run: Record, attention: str | None = None) -> Published | None:
     """Give the paper's row for a run's data set and ``attention`` (its own if None); None where the paper has none."""
-    return TABLE2.get(run.data_name, {}).get(attention or run.attention)
+    return TABLE2.get(run.stands_for or run.data_name, {}).get(attention or run.attention)
 
 
 def why_not_comparable(name: str, runs: Sequence[Record]) -> list[str]:
@@ -52,10 +52,13 @@ def why_not_comparable(name: str, runs: Sequence[Record]) -> list[str]:
         runs: at least one.
     """
     labels = _all(run.label for run in runs)
-    if name not in TABLE2:
-        return [f"the data are {labels or name or 'not known'}, and the paper's table has enwik8 and CIFAR-10"]
     reasons = []
-    if any(run.partial for run in runs):
+    if name not in TABLE2:
+        reasons.append(f"the data are {labels or name or 'not known'}, and the paper's table has enwik8 and CIFAR-10")
+        name = runs[0].stands_for if runs else ""
+        if name not in TABLE2:
+            return reasons
+    elif any(run.partial for run in runs):
         reasons.append(f"partial data ({labels})" if labels else "partial data")
     elif any(run.partial is None for run in runs):
         reasons.append("nothing says yet that the data are whole")

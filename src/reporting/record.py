@@ -47,6 +47,7 @@ class Record:
         provenance: of its last process.
         notes: what could not be read.
         data_of_others: the data set of the sweep's other runs, for a run that has not begun.
+        stands_for: the data set of the paper that it is to stand beside, where that is not its own.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Record:
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     data_of_others: str = ""
+    stands_for: str = ""
 
     @property
     def attention(self) -> str:

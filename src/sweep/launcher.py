@@ -6,6 +6,7 @@ through ``src.sweep.runner`` (this machine) or ``src.sweep.slurm`` (a cluster).
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -88,19 +89,21 @@ class SlotLauncher(Jobs):
     Args:
         name: of the sweep's folder; None for one made of the jobs.
         slots: jobs at a time; None for one a GPU, or one at all.
+        minutes: after which running jobs save their state and end; None for no limit.
     """
 
-    def __init__(self, name: str | None = None, slots: int | None = None) -> None:
+    def __init__(self, name: str | None = None, slots: int | None = None, minutes: float | None = None) -> None:
         super().__init__(name)
         if slots is not None:
             check_count("hydra.launcher.slots", slots)
         self.slots = slots
+        self.seconds = None if minutes is None else 60 * checked_minutes("hydra.launcher.minutes", minutes)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; ends the process with the sweep's exit code if that is not 0."""
         sweep = self.plan(job_overrides)
         slots = self.slots_for(sweep, [job.config for job in sweep.jobs])
-        if code := Runner(sweep, slots, View()).run():
+        if code := Runner(sweep, slots, View(), self.seconds).run():
             sys.exit(code)
         return []
 
@@ -211,7 +214,8 @@ class SearchSweeper(Sweeper):
         described = {key: str(values) for key, values in space.items()}
         sweep = empty_sweep(first, described, [*sys.orig_argv[1:]], launcher.name)
         settings = Settings(self.trials, self.seed, self.patience)
-        if code := Search(sweep, launcher.slots_for(sweep, [first]), View(), space, compose, settings).run():
+        slots = launcher.slots_for(sweep, [first])
+        if code := Search(sweep, slots, View(), space, compose, settings, launcher.seconds).run():
             sys.exit(code)
         return []
 
@@ -220,6 +224,13 @@ def check_count(key: str, value: Any) -> None:
     """Refuse what is not a whole number from 1 on; Hydra's own keys have no schema of ours."""
     if type(value) is not int or value < 1:
         raise UserError(f"{key} must be a whole number of at least 1, found {value!r}")
+
+
+def checked_minutes(key: str, value: Any) -> float:
+    """Refuse what is no time; Hydra's own keys have no schema of ours."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UserError(f"{key} must be a number of minutes above 0, found {value!r}")
+    return float(value)
 
 
 def varied_keys(job_overrides: Sequence[Sequence[str]]) -> list[str]:

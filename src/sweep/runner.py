@@ -1,7 +1,8 @@
 """Runs the jobs of a sweep on this machine: as many at a time as there are slots, each a process of its own.
 
-A job that fails is reported and the others go on. Ctrl-C or SIGTERM stops the running ones, which save their state; the
-same command goes on with them. If the sweep itself is killed, its jobs end with it.
+A job that fails is reported and the others go on. Ctrl-C, SIGTERM or the end of the time that was given stops the
+running ones, which save their state; the same command goes on with them. If the sweep itself is killed, its jobs end
+with it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from src.sweep.wandb_folder import gather
 
 POLL = 0.2  # seconds between two looks at the jobs
 GATHER = 2.0  # seconds between two looks for what wandb has begun to write
+TIME_UP = 75  # exit code of a sweep whose time is up while something is left to do (EX_TEMPFAIL: try again)
 
 
 @dataclass
@@ -48,14 +50,17 @@ class Runner:
         sweep: where they belong.
         slots: what they run on.
         view: what the terminal shows.
+        seconds: after which running jobs save their state and end, and no further one begins; None: no limit.
     """
 
-    def __init__(self, sweep: Sweep, slots: Slots, view: View) -> None:
+    def __init__(self, sweep: Sweep, slots: Slots, view: View, seconds: float | None = None) -> None:
         self.sweep = sweep
         self.slots = slots
         self.view = view
         self.running: list[Process] = []
         self.stopped_by: int | None = None
+        self.time_up = False
+        self._ends = None if seconds is None else time.monotonic() + seconds
         self._gathered = 0.0
 
     def run(self) -> int:
@@ -68,7 +73,7 @@ class Runner:
                 self.look()
                 if self.stopped_by is not None:
                     waiting.clear()
-        return exit_code(self.sweep.jobs, self.stopped_by)
+        return exit_code(self.sweep.jobs, self.stopped_by, self.time_up)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -90,8 +95,8 @@ class Runner:
                 signal.signal(signum, handler)
 
     def start(self, job: Job) -> bool:
-        """Start a job if there is room for it and nobody asked to stop; say whether."""
-        if self.stopped_by is not None or (room := self.slots.take(job.config)) is None:
+        """Start a job if there is room for it, there is time left and nobody asked to stop; say whether."""
+        if self.stopped_by is not None or self.out_of_time() or (room := self.slots.take(job.config)) is None:
             return False
         taken, environment = room
         run = made(self.sweep, job)
@@ -114,6 +119,9 @@ class Runner:
     def look(self) -> list[Job]:
         """Wait a moment, and settle the jobs that have ended; these are given back."""
         time.sleep(POLL)
+        if self.stopped_by is None and self.out_of_time():
+            self.time_up = True
+            self._stop(signal.SIGTERM, None)
         ended = [process for process in self.running if process.popen.poll() is not None]
         for process in ended:
             self.running.remove(process)
@@ -124,6 +132,10 @@ class Runner:
             self._gathered = time.monotonic()
         self.view.update(self.sweep)
         return [process.job for process in ended]
+
+    def out_of_time(self) -> bool:
+        """Say whether the time that was given is over."""
+        return self._ends is not None and time.monotonic() >= self._ends
 
     def settle(self, process: Process) -> None:
         """Write down how a job ended."""
@@ -176,13 +188,17 @@ def last_words(console: Path, code: int) -> str:
     return f"exit code {code}: {said[-1]}" if said else f"exit code {code}"
 
 
-def exit_code(jobs: list[Job], stopped_by: int | None) -> int:
-    """0: all finished; 128 + signal: the sweep was stopped; 2: all failures are a user's mistakes; 1: others."""
-    if stopped_by is not None:
+def exit_code(jobs: list[Job], stopped_by: int | None, time_up: bool = False) -> int:
+    """Give the exit code of a sweep.
+
+    0: all finished; 2: all failures are a user's mistakes; 1: other failures; 75: the time is up and something is left
+    to do; 128 + signal: it was stopped.
+    """
+    if stopped_by is not None and not time_up:
         return STOPPED + stopped_by
     failed = [job for job in jobs if job.state == "failed"]
     if not failed:
-        return 0
+        return TIME_UP if time_up and any(job.state != "finished" for job in jobs) else 0
     return TOLD if all(job.exit_code == TOLD for job in failed) else 1
 
 

@@ -22,7 +22,7 @@ from src.config import Config
 from src.errors import UserError
 from src.ranks import STOPPED
 from src.sweep.plan import Job, Sweep, adapted
-from src.sweep.runner import Runner
+from src.sweep.runner import TIME_UP, Runner
 from src.sweep.slots import Slots
 from src.sweep.view import View
 
@@ -55,6 +55,7 @@ class Search(Runner):
         space: the keys that vary, each with its distribution.
         compose: makes a trial's configuration from its values.
         settings: how the search goes.
+        seconds: as ``Runner`` takes them.
     """
 
     def __init__(
@@ -65,8 +66,9 @@ class Search(Runner):
         space: Mapping[str, BaseDistribution],
         compose: Compose,
         settings: Settings,
+        seconds: float | None = None,
     ) -> None:
-        super().__init__(sweep, slots, view)
+        super().__init__(sweep, slots, view, seconds)
         self.space = dict(space)
         self.compose = compose
         self.settings = settings
@@ -165,7 +167,7 @@ class Search(Runner):
     def conclude(self) -> int:
         """Name the best trial; the exit code."""
         if self.stopped_by is not None:
-            return STOPPED + self.stopped_by
+            return TIME_UP if self.time_up else STOPPED + self.stopped_by
         if not any(job.state == "finished" for job in self.sweep.jobs):
             return 1
         best = self.study.best_trial

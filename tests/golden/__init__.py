@@ -45,6 +45,8 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "cifar10": ("model.depth=1", "model.width=16"),
     "pictures_small": ("model.depth=1", "model.width=16"),
     "imagenet64": ("model.depth=1", "model.width=16", "data.batch_size=1"),
+    "text_short": SHORT,
+    "pictures_short": ("model.depth=1", "model.width=16"),
     "long": ("data.path={bytes}", "data.context=1024", "attention.stride=32"),
     "long_1m": ("data.path={bytes}", "data.context=4096", "attention.stride=64", "data.batch_size=1"),
 }

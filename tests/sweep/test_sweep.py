@@ -106,6 +106,10 @@ def test_a_job_that_fails_leaves_the_others_alone(tmp_path):
             ("resume=runs/x", "seed=1,2"),
             "resume=runs/x is for one run: a sweep that is started again goes on",
         ),
+        (
+            ("seed=1,2", "hydra.launcher.minutes=0"),
+            "hydra.launcher.minutes must be a number of minutes above 0, found 0",
+        ),
         (("seed=1,2", "hydra.launcher.slots=0"), "hydra.launcher.slots must be a whole number of at least 1, found 0"),
     ],
 )

@@ -1,0 +1,151 @@
+"""Runs as ``scripts.table2`` compares them: text and pictures apart, on a clock that only training moves.
+
+The clock of a run is its steps times the median of the times of a step that it logged: start-up, compilation,
+validation and checkpoints are not in it, and a run that was cut into pieces has the same clock as an unbroken one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.reporting.compare import SEED, Group, common_budget, grouped, settings_of
+from src.reporting.load import load
+from src.reporting.record import ATTENTION, Point, Record
+
+KINDS = {"text": "enwik8", "pictures": "cifar10"}
+"""What is trained on, and the data set of the paper's table 2 that it stands beside."""
+LENGTH = "logger.columns.sweep/length"  # in the configuration of a run whose length was chosen for equal time
+# What may differ between runs that are compared: where the data are, and how a step is cut up
+ALIKE = ("data.path", "data.micro_batch", "data.eval_batch_size", "trainer.max_steps", "trainer.epochs")
+STEP_MS = "train/step_ms"
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs on one kind of data.
+
+    Args:
+        kind: ``text`` or ``pictures``.
+        runs: that were planned for equally many steps, and so equally many bytes.
+        planned: that were planned for equal time: each attention's steps take as long as dense attention's.
+        groups: ``runs``, those that differ in attention and seed alone together.
+    """
+
+    kind: str
+    runs: tuple[Record, ...]
+    planned: tuple[Record, ...]
+    groups: tuple[Group, ...]
+
+
+def studies(folders: Sequence[Path]) -> list[Study]:
+    """Read run directories and put those on text and those on pictures together; a kind without runs has none.
+
+    Args:
+        folders: run directories, also copies of the same run from several machines: the furthest counts.
+    """
+    runs = furthest([with_failure(run) for run in load(list(folders)).runs] if folders else [])
+    found = []
+    for kind, data in KINDS.items():
+        mine = [on_clock(run, data) for run in runs if kind_of(run) == kind]
+        for run, settings in zip(mine, settings_of([run.config for run in mine]), strict=True):
+            ours = {key: value for key, value in settings.items() if key not in ALIKE}
+            run.settings = {ATTENTION: run.attention, SEED: str(run.config.get(SEED)), **ours}
+        planned = tuple(run for run in mine if LENGTH in run.config)
+        equal = tuple(between(run, common_budget(some).seconds) for some in alike(mine) for run in some)
+        found.append(Study(kind, equal, planned, tuple(grouped(equal))))
+    return found
+
+
+def alike(runs: Sequence[Record]) -> list[list[Record]]:
+    """Put the runs that were planned for equally many steps together by what else tells them apart."""
+    return [
+        [run for row in group.rows for run in row.runs]
+        for group in grouped([run for run in runs if LENGTH not in run.config])
+    ]
+
+
+def kind_of(run: Record) -> str:
+    """Say whether a run is on text or on pictures."""
+    return "pictures" if run.config.get("model.positions") == "image" else "text"
+
+
+def with_failure(run: Record) -> Record:
+    """Take from the sweep.json beside a run whether it failed, and its sentence; a run itself knows of neither."""
+    try:
+        jobs = json.loads((run.path.parent / "sweep.json").read_text())["jobs"]
+        failed = [job["error"] for job in jobs if job["state"] == "failed" and job["run"] == run.path.name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return run
+    return dataclasses.replace(run, state="failed", error=str(failed[0])) if failed else run
+
+
+def furthest(runs: Sequence[Record]) -> list[Record]:
+    """Keep of copies of a run, which have the same folder's name, the one that is furthest."""
+    kept: dict[str, Record] = {}
+    for run in runs:
+        name = run.path.name
+        if name not in kept or (run.state == "finished", run.step) > (kept[name].state == "finished", kept[name].step):
+            kept[name] = dataclasses.replace(run, name=name)
+    return list(kept.values())
+
+
+def step_ms(run: Record) -> float | None:
+    """Median of the milliseconds of a step that a run logged; the first entry, in which kernels are compiled, apart."""
+    logged = run.logged.get(STEP_MS, [])
+    return statistics.median(logged[1:] or logged) if logged else run.final(STEP_MS)
+
+
+def on_clock(run: Record, data: str) -> Record:
+    """Give the run with the seconds of its points by its own clock, to stand beside ``data`` of the paper's table."""
+    each = step_ms(run)
+
+    def placed(points: Sequence[Point]) -> list[Point]:
+        return [dataclasses.replace(p, seconds=None if each is None else p.step * each / 1000) for p in points]
+
+    summary = run.summary if each is None else {**run.summary, STEP_MS: each}
+    return dataclasses.replace(run, train=placed(run.train), val=placed(run.val), summary=summary, stands_for=data)
+
+
+def between(run: Record, seconds: float | None) -> Record:
+    """Add the validation that a run would have had at a moment between two of its own, on the line between them."""
+    if seconds is None:
+        return run
+    for i in range(1, len(run.val)):
+        before, after = run.val[i - 1], run.val[i]
+        if before.seconds is None or after.seconds is None or not before.seconds < seconds < after.seconds:
+            continue
+        share = (seconds - before.seconds) / (after.seconds - before.seconds)
+        nbytes = None if before.nbytes is None or after.nbytes is None else _mix(before.nbytes, after.nbytes, share)
+        step = int(_mix(before.step, after.step, share))
+        point = Point(step, _mix(before.bits, after.bits, share), nbytes, seconds)
+        return dataclasses.replace(run, val=[*run.val[:i], point, *run.val[i:]])
+    return run
+
+
+def _mix(low: float, high: float, share: float) -> float:
+    return low + share * (high - low)
+
+
+def equal_time_steps(runs: Sequence[Record]) -> dict[str, int]:
+    """Give the steps that take each attention as long as dense attention took: ``{"fixed": 1500, ...}``.
+
+    Args:
+        runs: on one kind of data, planned for equally many steps; means over seeds count.
+
+    Returns:
+        Empty where a finished run with dense attention is missing; dense attention itself is left out.
+    """
+    times: dict[str, list[float]] = {}
+    for run in runs:
+        if run.state == "finished" and (each := step_ms(run)):
+            times.setdefault(run.attention, []).append(each)
+    if "dense" not in times:
+        return {}
+    steps = max(run.step for run in runs if run.attention == "dense")
+    dense = statistics.fmean(times.pop("dense"))
+    return {kind: max(1, round(steps * dense / statistics.fmean(some))) for kind, some in times.items()}
