@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from src.checkpoint.file import inspect
 from src.errors import UserError, of_the_machine, said_if_out_of_memory
 from src.memory import activation_bytes, savings, sentence
 from src.models.language_model import LanguageModel
@@ -83,14 +84,18 @@ def test_every_word_for_it_is_known_also_behind_another_error(error):
     assert told is not None and str(told).startswith("there is not enough memory (")
 
 
-def test_what_does_not_fit_when_scoring_is_the_evaluation_batch(tmp_path, monkeypatch):
+def test_an_evaluation_batch_that_does_not_fit_is_named_and_costs_no_step(tmp_path, monkeypatch):
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
     run = new_run(tmp_path, "data.eval_batch_size=3")
-    monkeypatch.setattr(LanguageModel, "_metric", full)
-    with pytest.raises(UserError, match=r"^3 windows of 64 bytes .* take a smaller data\.eval_batch_size$"):
-        train(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "_metric", full)
+        with pytest.raises(UserError, match=r"^3 windows of 64 bytes .* take a smaller data\.eval_batch_size$"):
+            train(run)
+    assert inspect(run.checkpoints / "last.ckpt") == 5  # where a validation is due
+    train(run)
+    assert run.summary()["status"] == "finished"
 
 
 def test_a_job_says_it_in_one_sentence(tmp_path):
