@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EIO, errno.ENAMETOOLONG,
 }  # fmt: skip
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+# as the operating system, PyTorch (GPU, CPU), Triton and cuBLAS or cuDNN have it
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED")
 
 
 class UserError(Exception):
@@ -54,10 +56,43 @@ def of_the_machine(error: Exception) -> UserError | None:
     return None
 
 
+def memory_error(error: BaseException) -> BaseException | None:
+    """Find the error that says that there is not enough memory, on a GPU or a CPU, among an error and its causes.
+
+    It may be a cause alone: what cleans up behind it, such as the end of a CUDA graph's capture, fails as well.
+    """
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        if isinstance(at, MemoryError) or type(at).__name__ == "OutOfMemoryError":  # the second is PyTorch's
+            return at
+        if isinstance(at, RuntimeError) and any(words in str(at) for words in _NO_MEMORY):
+            return at
+        seen.add(id(at))
+        at = at.__cause__ or at.__context__
+    return None
+
+
+@contextlib.contextmanager
+def said_if_out_of_memory(sentence: Callable[[], str]) -> Iterator[None]:
+    """Turn an error inside that says that the memory does not suffice into ``sentence`` for the user.
+
+    Raises:
+        UserError: with that sentence.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if memory_error(error) is None:
+            raise
+        raise UserError(sentence()) from error
+
+
 def _of_memory(error: Exception) -> UserError | None:
-    said = str(error) or "out of memory"
-    if not any(words in said for words in _NO_MEMORY):
+    found = memory_error(error)
+    if found is None:
         return None
+    said = str(found) or "out of memory"
     reason = said.splitlines()[0].rpartition("] ")[2][:200].rstrip(". ")
     return UserError(
         f"there is not enough memory ({reason}): take a smaller data.micro_batch, model.recompute=block or a smaller "

@@ -18,13 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from src import build
 from src.callbacks.scoring import ScoreProgress, StopBetweenBatches
 from src.checkpoint.file import check_model, read, usable_for
 from src.cli import say_error
-from src.errors import UserError
+from src.errors import UserError, said_if_out_of_memory
 from src.eval_request import Request
 from src.interrupt import raise_again
 from src.job import SAME_MISTAKE, check_count, finish_wandb, prepared_data, quiet_libraries
@@ -126,20 +124,15 @@ class Scoring:
         """Score the whole split once.
 
         Raises:
-            UserError: a batch does not fit the GPU.
+            UserError: a batch does not fit the memory of the device.
         """
         request, here = self.request, self.here
         self.bar.title = self._title(min_context)
         loader = self.data.score_dataloader(request.split, request.batch_size, min_context, here.rank, here.world)
         run_pass: Callable[..., Any] = self.trainer.test if request.split == "test" else self.trainer.validate
         started = time.monotonic()
-        try:
+        with said_if_out_of_memory(lambda: "the model alone does not fit the memory that the device has left"):
             run_pass(self.model, dataloaders=loader, verbose=False)
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"{request.batch_size} windows of {request.config.data.context:,} bytes do not fit the GPU's memory: "
-                "take a smaller data.eval_batch_size"
-            ) from error
         seconds = time.monotonic() - started
         figure = self.model.figures[request.split]
         check_count(figure.nbytes, self.data, request.split)

@@ -32,9 +32,9 @@ from src.checkpoint.shelf import all_rows, remove_drafts
 from src.cli import say_error
 from src.config import Config
 from src.data.base import ByteDataModule
-from src.errors import UserError, of_the_machine
+from src.errors import UserError, of_the_machine, said_if_out_of_memory
 from src.machine import check_machine
-from src.memory import said_if_out_of_memory
+from src.memory import sentence
 from src.models.block import resolve_block_backend
 from src.models.language_model import LanguageModel
 from src.provenance import append_provenance
@@ -149,7 +149,7 @@ def train_run(run: Run) -> None:
         remove_drafts(run.path)
         append_provenance(run.provenance_file)
         introduce(run, config, facts, language_model, trainer, resumed_step)
-    with said_if_out_of_memory(config, run.path):
+    with said_if_out_of_memory(lambda: sentence(config, run.path)):
         trainer.fit(language_model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     figures = training_figures(trainer)
     trainer.strategy.barrier()  # the first rank has waited for its files, the others have not

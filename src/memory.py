@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from src.config import Config
-from src.errors import UserError
 
 GIB = 2**30
 KEPT = {"none": 12, "light": 6, "block": 1}
@@ -18,23 +13,6 @@ KEPT = {"none": 12, "light": 6, "block": 1}
 AT_WORK = 12
 """The same for the one block that is being computed."""
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
-
-
-@contextlib.contextmanager
-def said_if_out_of_memory(config: Config, run: Path) -> Iterator[None]:
-    """Turn PyTorch's error inside into a sentence for the user.
-
-    Raises:
-        UserError: the memory of the device does not suffice.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(sentence(config, run)) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # PyTorch's word for it on a CPU
-            raise
-        raise UserError(sentence(config, run)) from error
 
 
 def sentence(config: Config, run: Path) -> str:

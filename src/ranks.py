@@ -109,6 +109,10 @@ def _check_meeting_place(num_nodes: int) -> None:
         raise UserError(f"MASTER_PORT must be from 1 to 65535, found {port}")
     if (node := whole_number("NODE_RANK", os.environ["NODE_RANK"])) >= num_nodes:
         raise UserError(f"NODE_RANK must be below trainer.num_nodes={num_nodes}, found {node}")
+    if node == 0 and (reason := _not_listening(port)):
+        raise UserError(
+            f"MASTER_PORT={port} cannot be used on this machine ({reason}): take another one, for all machines"
+        )
 
 
 def whole_number(name: str, text: str) -> int:
@@ -229,6 +233,18 @@ def _signal_all(ranks: list[subprocess.Popen[bytes]], signum: int) -> None:
 
 def _exit_code(rank: subprocess.Popen[bytes]) -> int:
     return rank.returncode if rank.returncode >= 0 else STOPPED - rank.returncode
+
+
+def _not_listening(port: int) -> str | None:
+    """Say why the first rank could not listen on a port; None where it can."""
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as PyTorch: one that has just ended is free
+            probe.bind(("", port))
+            probe.listen()
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def _free_port() -> int:

@@ -19,7 +19,7 @@ from src import build
 from src.atomic import written_whole
 from src.checkpoint.file import check_model, read, usable_for
 from src.config import Config, SampleConfig
-from src.errors import UserError
+from src.errors import UserError, said_if_out_of_memory
 from src.job import finish_wandb, prepared_data, quiet_libraries
 from src.models.sparse_transformer import SparseTransformer
 from src.pictures import as_picture, completions_grid, given_bytes, read_picture, save_grid, square
@@ -91,13 +91,9 @@ def draw_bytes(model: SparseTransformer, config: Config, wanted: SampleConfig, p
     """Draw behind a progress bar; (B, P + count) uint8 on the CPU."""
     draw = Draw(wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed)
     dtype = build.activation_dtype(config) if prompt.device.type == "cuda" else torch.float32
-    try:
-        with progress(len(prompt), count, config.trainer.progress) as tick:
-            return generate(model, prompt, count, draw, dtype=dtype, tick=tick).cpu()
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"{len(prompt)} samples side by side do not fit the GPU's memory: take a smaller batch"
-        ) from error
+    too_large = f"{len(prompt)} samples side by side do not fit the memory of the device: take a smaller batch"
+    with said_if_out_of_memory(lambda: too_large), progress(len(prompt), count, config.trainer.progress) as tick:
+        return generate(model, prompt, count, draw, dtype=dtype, tick=tick).cpu()
 
 
 @contextmanager

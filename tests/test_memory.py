@@ -2,12 +2,15 @@
 
 import re
 
+import numpy
 import pytest
 import torch
 from lightning.pytorch import Callback
 
-from src.errors import UserError
-from src.memory import activation_bytes, said_if_out_of_memory, savings, sentence
+from src.checkpoint.file import inspect
+from src.errors import UserError, of_the_machine, said_if_out_of_memory
+from src.memory import activation_bytes, savings, sentence
+from src.models.language_model import LanguageModel
 from tests.in_process import new_run, train
 from tests.runs import TINY, command, corpus
 from tests.test_cli import composed
@@ -46,15 +49,53 @@ def test_something_can_always_be_lowered_and_it_is_allowed(experiment):
         check(composed(f"experiment={experiment}", "data.path=FILE", *changed))
 
 
-def test_other_errors_stay_what_they_are(tmp_path):
-    with pytest.raises(RuntimeError, match="something else"), said_if_out_of_memory(composed(), tmp_path):
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="something else"), said_if_out_of_memory(str):
         raise RuntimeError("something else")
 
 
-def test_a_cpu_that_has_no_memory_left_is_said_too(tmp_path):
-    with pytest.raises(UserError, match="the memory of the device does not suffice"):  # noqa: SIM117
-        with said_if_out_of_memory(composed(), tmp_path):
-            torch.empty(1 << 60, dtype=torch.uint8)
+def test_a_cpu_that_has_no_memory_left_is_said_too():
+    with pytest.raises(UserError, match="lower this"), said_if_out_of_memory(lambda: "lower this"):
+        torch.empty(1 << 60, dtype=torch.uint8)
+    with pytest.raises(UserError, match="lower this"), said_if_out_of_memory(lambda: "lower this"):
+        numpy.empty(1 << 60, dtype=numpy.uint8)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=str,
+)
+def test_every_word_for_it_is_known_also_behind_another_error(error):
+    """A CUDA graph whose capture ran out of memory fails at its end as well."""
+    with pytest.raises(UserError, match="lower this"), said_if_out_of_memory(lambda: "lower this"):
+        raise error
+    with pytest.raises(UserError, match="lower this"), said_if_out_of_memory(lambda: "lower this"):
+        try:
+            raise error
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+    told = of_the_machine(error)
+    assert told is not None and str(told).startswith("there is not enough memory (")
+
+
+def test_an_evaluation_batch_that_does_not_fit_is_named_and_costs_no_step(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    run = new_run(tmp_path, "data.eval_batch_size=3")
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "_metric", full)
+        with pytest.raises(UserError, match=r"^3 windows of 64 bytes .* take a smaller data\.eval_batch_size$"):
+            train(run)
+    assert inspect(run.checkpoints / "last.ckpt") == 5  # where a validation is due
+    train(run)
+    assert run.summary()["status"] == "finished"
 
 
 def test_a_job_says_it_in_one_sentence(tmp_path):

@@ -7,6 +7,7 @@ keys to the right; nothing above the diagonal is ever computed.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,8 @@ def draw_pattern(pattern: Pattern, heads: int, n: int) -> Figure:
     scaled = f", drawn with stride {shown.stride}" if shown.stride != pattern.stride and shown.name != "dense" else ""
     stride = "" if pattern.name == "dense" else f" {pattern.mode}, stride {pattern.stride}"
     more = f" ({len(kinds) - len(panels)} more kinds of head)" if len(kinds) > len(panels) else ""
-    figure.suptitle(f"{pattern.name}{stride}, {n:,} positions{scaled}{more}", color=INK, fontsize=11)
+    title = f"{pattern.name}{stride}, {n:,} positions{scaled}{more}"
+    figure.suptitle(textwrap.fill(title, int(10 * figure.get_figwidth())), color=INK, fontsize=11)  # 10 letters an inch
     return figure
 
 
@@ -190,7 +192,7 @@ def _legend(figure: Figure, panels: Sequence[_Panel]) -> None:
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=len(handles),
+        ncols=len(handles) if len(panels) > 1 else 2,
         frameon=False,
         fontsize=9.5,
         labelcolor=INK,

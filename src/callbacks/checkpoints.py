@@ -154,9 +154,10 @@ class Checkpoints(Checkpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Count Lightning's batches in today's micro-batches: the split of a step may have changed since."""
         done = checkpoint["global_step"] * trainer.accumulate_grad_batches
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for counts in (progress["total"], progress["current"]):
+        loop = checkpoint["loops"]["fit_loop"]
+        for counts in (loop["epoch_loop.batch_progress"][name] for name in ("total", "current")):
             counts.update(dict.fromkeys(("ready", "started", "processed", "completed"), done))
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"]  # saved before it is counted
 
     def _wanted(self, trainer: Trainer) -> bool:
         """Say whether a regular save is due and could begin at once; the first rank's clock and disk decide."""

@@ -36,7 +36,8 @@ class MetricsCsv(Logger):
         self.kept = count
         self.columns: list[str] | None = None
         """None before the first row of this process: until then the file stays as it is."""
-        self.count = len(self._rows_kept())
+        self._earlier = self._rows_kept()
+        self.count = len(self._earlier)
         """Rows that count, of earlier processes and this one."""
 
     @property
@@ -74,7 +75,7 @@ class MetricsCsv(Logger):
 
     def _continue(self) -> list[str]:
         """Drop the rows that come anew, and give the columns."""
-        rows = self._rows_kept()
+        rows, self._earlier = self._earlier, []
         if rows:
             self._write(rows, list(rows[0]))
             return list(rows[0])

@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from src.errors import said_if_out_of_memory
 from src.models.block import resolve_block_backend
 from src.models.captured import CapturedLoss
 from src.models.guard import StepGuard, gradient_norm
@@ -193,7 +194,13 @@ class LanguageModel(LightningModule):
         scored = position < batch.length[:, None]
         if (first := getattr(batch, "first", None)) is not None:  # overlapping windows, see src/data/score_windows.py
             scored &= position >= first[:, None]
-        self._metric(split).update(self._nats(batch.x), scored)
+        windows, context = batch.x.shape
+        too_large = (
+            f"{windows} windows of {context:,} bytes to score do not fit the memory of the device: take a smaller "
+            "data.eval_batch_size"
+        )
+        with said_if_out_of_memory(lambda: too_large):
+            self._metric(split).update(self._nats(batch.x), scored)
 
     def _log_figure(self, split: str) -> None:
         metric = self._metric(split)

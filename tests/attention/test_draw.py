@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from src.attention import Block, Column, Pattern, Summary, Window
 from src.attention.draw import LARGEST, draw_figure3, draw_pattern, sets_matrix
@@ -29,6 +30,17 @@ def test_every_pattern_draws_itself_at_any_length(name: str, mode: str, tmp_path
     figure.savefig(tmp_path / "pattern.png", dpi=40)
     picture = matplotlib.image.imread(tmp_path / "pattern.png")
     assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 3
+
+
+@pytest.mark.parametrize("mode", ["merged", "interleaved", "multihead"])
+@pytest.mark.parametrize("name", ["dense", "strided", "fixed"])
+def test_no_words_are_cut_off(name: str, mode: str) -> None:
+    figure = draw_pattern(Pattern(name, 1_024, 8, mode), 8, 1 << 20)  # type: ignore[arg-type]
+    figure.canvas.draw()
+    for text in figure.findobj(Text):
+        box = text.get_window_extent()
+        assert not text.get_text() or (figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1), text
+        assert not text.get_text() or (figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1), text
 
 
 def test_figure_3_has_a_column_for_each_pattern() -> None:

@@ -120,10 +120,13 @@ def trains_or_is_refused(folder, changes, monkeypatch, capfd):
     here.mkdir()
     monkeypatch.chdir(here)
     arguments = [*ONE_STEP, f"data.path={corpus(here)}", *changes]
+    environment = dict(os.environ)
     try:
         code, _, err = outcome("train", arguments, monkeypatch, capfd)
     finally:
         torch.use_deterministic_algorithms(False)
+        os.environ.clear()  # as for the next process: Lightning leaves what a process group was told
+        os.environ.update(environment)
         os.chdir(folder)
     note(err)
     runs = list(here.glob("runs/*"))

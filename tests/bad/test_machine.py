@@ -1,6 +1,8 @@
 """What this machine, or whoever starts the processes, cannot do."""
 
+import contextlib
 import importlib.util
+import socket
 import sys
 
 import pytest
@@ -14,6 +16,14 @@ CPU = {"CUDA_VISIBLE_DEVICES": ""}
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}
 SRUN = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 NODES = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "NODE_RANK": "0"}
+
+
+@contextlib.contextmanager
+def port_in_use(folder):
+    """MASTER_PORT is one that another process listens on."""
+    with socket.create_server(("", 0)) as taken, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        yield
 
 
 def fake_gpu(*more, capability=(9, 0)):
@@ -111,6 +121,12 @@ TABLE = {
     ),
     "machine number beyond them": on_cpu(
         "trainer.num_nodes=2", "NODE_RANK must be below trainer.num_nodes=2, found 2", **{**NODES, "NODE_RANK": "2"}
+    ),
+    "meeting place in use": Bad(
+        "train trainer.num_nodes=2 logger=csv",
+        r"MASTER_PORT=\d+ cannot be used on this machine \(Address already in use\): take another",
+        env={**CPU, **NODES},
+        around=port_in_use,
     ),
 }
 

@@ -1,4 +1,6 @@
-"""Makes the moments of writing a checkpoint long enough to be hit: Python runs this at the start of a test's processes.
+"""Makes what is rare happen in a test's processes, at whose start Python runs this.
+
+The moments of writing a checkpoint become long enough to be hit, and a GPU's memory as small as is asked for.
 
 It is found where ``tests/hooks`` is in PYTHONPATH. Production code knows nothing of it.
 """
@@ -8,6 +10,7 @@ import time
 from pathlib import Path
 
 PAUSE = float(os.environ.get("TEST_PAUSE_WHILE_WRITING", "0"))
+GPU_GIB = float(os.environ.get("TEST_GPU_MEMORY_GIB", "0"))
 fsync, link = os.fsync, os.link
 
 
@@ -27,3 +30,8 @@ def _slow_link(source, target, **options):
 
 if PAUSE:
     os.fsync, os.link = _slow_fsync, _slow_link
+
+if GPU_GIB:
+    import torch
+
+    torch.cuda.set_per_process_memory_fraction(GPU_GIB * 2**30 / torch.cuda.get_device_properties(0).total_memory)
