@@ -171,7 +171,8 @@ def products_table(batch: int, gpu: Gpu) -> None:
 
 def attention_choices(batch: int, reads: int) -> list[tuple[int, KeyTile]]:
     """The chosen shares of a row and tile; other tiles, and half and twice the shares."""
-    shares, tile = row_shares(batch * HEADS, reads), key_tile(2 * WIDTH)
+    shares = row_shares(batch * HEADS, reads)
+    tile = key_tile(2 * WIDTH, 2, batch * HEADS * shares)
     others = [(n, tile) for n in (shares // 2, 2 * shares) if 1 <= n <= reads // 64]
     return list(dict.fromkeys([(shares, tile), *((shares, other) for other in KEY_TILES), *others]))
 
@@ -194,7 +195,7 @@ def attention_table(name: str, batch: int, step: Any, gpu: Gpu) -> None:
     line = []
     for part in (4, 2):
         at = decoder.length // part
-        launches = attention_launches(batch, chosen[0], key_tile(2 * WIDTH), gpu, caches, at)
+        launches = attention_launches(batch, *choices[0], gpu, caches, at)
         line.append(f"{microseconds(launches):.2f} at position {at:,}")
     if chosen[0] > 1:
         partial, lse = (

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import torch
 
-PROGRAMS = 96  # that keep a GPU busy
+PROGRAMS = 32  # that share out the reading of the weights
 FEW = 4  # sequences at most that are multiplied without tensor cores, which take 16 at least
 SHARED = 96 * 1024  # bytes of tiles that a program may hold on every GPU, and on one with 227 KB
 DEEP_SHARED = 200 * 1024
+LARGEST = 1 << 16  # numbers of x and the weights that a program with tensor cores takes
 
 
 class Gpu(NamedTuple):
@@ -47,10 +48,13 @@ def tiling(batch: int, width_out: int, width: int, size: int, norm: bool, deep: 
     """Choose the tiles of (batch, width) x (width_out, width) with weights of ``size`` bytes a number."""
     whole = max(16, 1 << (width - 1).bit_length())
     if batch <= FEW:
-        warps = min(8, max(1, whole // 256))
-        return Tiling(1, max(1, min(8, 1024 * warps // whole)), whole, 1, warps)
+        warps = min(8, max(1, whole // 512))
+        return Tiling(1, max(1, min(4, 2048 * warps // whole)), whole, 1, warps)
     row_tiles = -(-batch // 16)
-    wide = (n for n in (64, 32, 16) if size == 2 and -(-width_out // n) * row_tiles >= PROGRAMS)
+    wide = (
+        n for n in (64, 32, 16)
+        if size == 2 and -(-width_out // n) * row_tiles >= PROGRAMS and (16 + n) * whole <= LARGEST
+    )  # fmt: skip
     outputs = next(wide, 8)
     deepest = 256 if size == 4 else 1024 if norm else 2048  # deeper tiles do not fit the registers
     room = DEEP_SHARED if deep else SHARED
@@ -59,4 +63,4 @@ def tiling(batch: int, width_out: int, width: int, size: int, norm: bool, deep: 
         stages = 3  # two tiles on their way, of x as it is read, and x as it is multiplied
         column = 2 * (16 * (4 if norm else size) + outputs * size) + 16 * size
         depth = next(d for d in (512, 256, 128, 64) if 2 * d <= deepest and column * d <= SHARED)
-    return Tiling(16, outputs, depth, stages, 8 if (16 + outputs) * depth >= 1 << 14 else 4)
+    return Tiling(16, outputs, depth, stages, 8 if (16 + outputs) * depth >= LARGEST else 4)

@@ -22,6 +22,7 @@ from src.attention.triton.steps import LOWEST, padded
 PROGRAMS = 512  # of attention that fill a GPU: below, a head's row is shared out
 SHARE = 256  # keys at least in a share of a row
 MOST_SHARES = 32
+LONE, FEW = 16, 128  # programs that have a multiprocessor each to themselves take larger tiles
 
 
 class KeyTile(NamedTuple):
@@ -37,8 +38,10 @@ def row_shares(rows: int, reads: int) -> int:
     return max(1, min(PROGRAMS // rows, reads // SHARE, MOST_SHARES))
 
 
-def key_tile(width: int) -> KeyTile:
-    """Choose the tile for keys and values of so many numbers together."""
+def key_tile(width: int, size: int, programs: int) -> KeyTile:
+    """Choose the tile for keys and values of ``width`` numbers of ``size`` bytes together, read by so many programs."""
+    if width <= 128 and size == 2 and LONE < programs <= FEW:
+        return KeyTile(128, 3, 8)
     return KeyTile(64 if width <= 128 else 32, 3, 4)
 
 
@@ -174,7 +177,7 @@ def launch(
     """
     batch, heads, splits, v = partial.shape
     qk = keys.shape[-1]
-    tile = tile or key_tile(qk + v)
+    tile = tile or key_tile(qk + v, keys.element_size(), batch * heads * splits)
     arguments: tuple[Any, ...] = (qkv, keys, values, partial, lse, out, table, position, keys.shape[1], scale * LOG2E)
     decode_attention[(batch * heads * splits,)](
         *arguments, HEADS=heads, SPLITS=splits, QK=qk, V=v, BN=tile.keys, STAGES=tile.stages, num_warps=tile.warps,
