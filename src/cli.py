@@ -134,10 +134,10 @@ def composition_sentence(error: BaseException) -> str:
         return f"{key} cannot be resolved: {str(cause).splitlines()[0]}"
     if key:
         return _unknown(_key_given(key))
-    first = str(error).strip().splitlines()[0]
+    first, *rest = str(error).strip().splitlines()
     if first.startswith("Could not override '"):
         return _unknown(_key_given(first.split("'")[1]))
-    return first
+    return f"{first} {rest[0].strip()}" if rest and first.endswith(":") else first
 
 
 def _missing_file(error: MissingConfigException) -> str:

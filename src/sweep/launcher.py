@@ -179,10 +179,12 @@ class SearchSweeper(Sweeper):
         patience: trials that run to their end before any is stopped early.
     """
 
-    def __init__(self, params: dict[str, str], trials: int, seed: int, patience: int) -> None:
+    def __init__(
+        self, trials: int = 20, seed: int = 1, patience: int = 5, params: dict[str, str] | None = None
+    ) -> None:
         check_count("hydra.sweeper.trials", trials)
         check_count("hydra.sweeper.patience", patience)
-        self.params, self.trials, self.seed, self.patience = params, trials, seed, patience
+        self.params, self.trials, self.seed, self.patience = params or {}, trials, seed, patience
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra knows."""
