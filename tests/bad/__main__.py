@@ -1,6 +1,7 @@
-"""Run all bad inputs and print them as a table: ``python -m tests.bad``."""
+"""Run all bad inputs and print them as a table, and how many there are of each kind: ``python -m tests.bad``."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,9 @@ def main() -> int:
         table.add_row(subject, name, str(exit_code), sentence)
     console = Console(width=200)
     console.print(table, markup=False)
+    print("| subject | refused |\n| --- | ---: |")
+    for subject, count in Counter(row[0] for row in rows.rows).items():
+        print(f"| {subject.replace('_', ' ')} | {count} |")
     console.print(f"{len(rows.rows)} of {rows.asked} bad inputs refused in one sentence, with every file as it was")
     return int(code)
 
