@@ -3,9 +3,10 @@
     python -m scripts.bench_checkpoint                      # the paper's enwik8 model (95M), on whatever is here
     python -m scripts.bench_checkpoint --folder /scratch --saves 8
 
-Trains on random bytes through the framework's own trainer and callbacks, with a checkpoint every few steps. Training
-waits for the copy of the state alone (on a GPU not even for that); a thread writes it to the disk meanwhile. Sequences
-are short, so that steps pass on a CPU too: the state, which is what is copied and written, is that of the whole model.
+Trains on random bytes through the framework's own trainer and callbacks, and saves whenever the checkpoint before has
+been on the disk for a few steps. Training waits for the copy of the state alone (on a GPU not even for that); a thread
+writes it to the disk meanwhile. Sequences are short, so that steps pass on a CPU too: the state, which is what is
+copied and written, is that of the whole model.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 
 from scripts.bench_loader import composed
 from src import build
@@ -32,7 +33,8 @@ from src.checkpoint.background import BackgroundWriter
 from src.job import quiet_libraries
 from src.run import Run
 
-BETWEEN = 6  # steps between two saves
+ALONE = 8  # steps beside which nothing is written, between two saves
+FOR_EVER = 10**6
 GIB = 2**30
 
 
@@ -65,22 +67,37 @@ class TimedCheckpoints(Checkpoints):
 
 
 class Steps(Callback):
-    """Notes each step's seconds, and whether a checkpoint was being written at its beginning."""
+    """Notes each step's seconds, and whether a checkpoint was being written at its beginning; asks for the saves.
 
-    def __init__(self, writer: BackgroundWriter) -> None:
+    Args:
+        writer: of the checkpoints.
+        stop: takes the wish for a save.
+        saves: to ask for before training ends.
+    """
+
+    def __init__(self, writer: BackgroundWriter, stop: StopSignal, saves: int) -> None:
         self.writer = writer
+        self.stop = stop
+        self.left = saves
         self.alone: list[float] = []
         self.beside: list[float] = []
+        self._quiet = 0
 
     def on_train_batch_start(self, *arguments: Any) -> None:
         """Start the clock, behind whatever the device still does."""
         _synchronize()
         self._busy, self._began = self.writer.busy, time.perf_counter()
 
-    def on_train_batch_end(self, *arguments: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
         """Stop it; saves come later, as the last of all callbacks."""
         _synchronize()
         (self.beside if self._busy else self.alone).append(time.perf_counter() - self._began)
+        self._quiet = 0 if self._busy else self._quiet + 1
+        if self._quiet == ALONE:
+            self._quiet = 0
+            self.stop.save_asked = self.left > 0
+            trainer.should_stop = self.left == 0
+            self.left -= 1
 
 
 def main() -> None:
@@ -103,22 +120,21 @@ def measured(folder: Path, saves: int, context: int) -> tuple[TimedCheckpoints, 
     config = composed(
         ["experiment=enwik8", "data=bytes", f"data.path={folder / 'bytes'}", f"data.context={context}",
          "data.batch_size=1", "data.workers=0", f"paths.output_dir={folder}", "trainer.progress=false",
-         f"trainer.checkpoint_every={BETWEEN}", "trainer.checkpoint_minutes=null", "trainer.val_every=1000000"]
+         "trainer.checkpoint_every=null", "trainer.checkpoint_minutes=null", f"trainer.val_every={FOR_EVER}"]
     )  # fmt: skip
     run, stop = Run.create(config), StopSignal()
     about = {"config": run.plain_config()}
-    checkpoints = TimedCheckpoints(run.checkpoints, BETWEEN, None, 1, stop, about)
-    steps = Steps(checkpoints.writer)
+    checkpoints = TimedCheckpoints(run.checkpoints, None, None, 1, stop, about)
+    steps = Steps(checkpoints.writer, stop, saves + 1)
     data = build.data_module(config)
     data.setup()
-    max_steps = BETWEEN * (saves + 2) - 1  # the save at the end of a run is waited for, so it is not one of these
-    model = build.language_model(config, max_steps)
+    model = build.language_model(config, FOR_EVER)
     trainer = build.trainer(
-        config, run, max_steps, 1, logger=False, callbacks=[stop, steps, checkpoints], limit_val_batches=1
+        config, run, FOR_EVER, 1, logger=False, callbacks=[stop, steps, checkpoints], limit_val_batches=1
     )
     trainer.fit(model, datamodule=data)
     size = (run.checkpoints / "last.ckpt").stat().st_size
-    del checkpoints.stalls[saves + 1 :], checkpoints.writer.seconds[saves + 1 :]
+    del checkpoints.stalls[saves + 1 :], checkpoints.writer.seconds[saves + 1 :]  # behind them, those at the end
     return checkpoints, steps, model.model.parameter_count(), size
 
 
