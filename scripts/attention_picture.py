@@ -1,7 +1,13 @@
-"""The picture of ``bench_attention``: time against sequence length, beside the slopes n*sqrt(n) and n*n."""
+"""The picture of ``bench_attention``: time against sequence length, beside the slopes n*sqrt(n) and n*n.
+
+    python -m scripts.attention_picture docs/benchmarks.md docs/attention_time.png --on "NVIDIA H200"
+
+draws it again from a table that ``bench_attention`` wrote.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +47,7 @@ def draw(path: Path, longest: int, measure: Callable[[Callable[[], object]], flo
             del problem, call
             torch.cuda.empty_cache()
         print(label, [f"{ms:.3f}" for ms in times[label]], flush=True)
-    _plot(path, lengths, times)
+    plot(path, lengths, times, torch.cuda.get_device_name())
     head = "| | " + " | ".join(f"{n:,}" for n in lengths) + " |"
     rows = [f"| {label} | " + " | ".join(f"{ms:.3f}" for ms in row) + " |" for label, row in times.items()]
     return [
@@ -55,7 +61,28 @@ def _root(n: int) -> int:
     return 1 << ((n - 1).bit_length() + 1) // 2
 
 
-def _plot(path: Path, lengths: list[int], times: dict[str, list[float]]) -> None:
+def read(text: str) -> tuple[list[int], dict[str, list[float]]]:
+    """Read the lengths and each row's times from the first table of times against lengths in Markdown text.
+
+    Raises:
+        ValueError: there is none.
+    """
+    lines = iter(text.splitlines())
+    head = next((line for line in lines if line.startswith(f"| | {SHORTEST:,} |")), None)
+    if head is None:
+        raise ValueError(f"no table that begins with '| | {SHORTEST:,} |'")
+    next(lines)
+    times: dict[str, list[float]] = {}
+    for line in lines:
+        if not line.startswith("| "):
+            break
+        label, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        times[label] = [float(cell) for cell in cells]
+    return [int(cell.replace(",", "")) for cell in head.strip("| ").split("|")], times
+
+
+def plot(path: Path, lengths: list[int], times: dict[str, list[float]], device: str) -> None:
+    """Draw milliseconds against length, both logarithmic, and write a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -65,11 +92,31 @@ def _plot(path: Path, lengths: list[int], times: dict[str, list[float]]) -> None
     for label, row in times.items():
         axes.loglog(lengths, row, marker="o", label=label)
     last, n = lengths[-1], torch.tensor(lengths, dtype=torch.float64)
-    for power, label, anchor in ((1.5, "n sqrt(n)", "strided, l near sqrt(n)"), (2.0, "n²", "dense, SDPA cuDNN")):
-        axes.loglog(lengths, times[anchor][-1] * (n / last) ** power, ":", color="grey", label=f"slope {label}")
+    anchors = {name.split(",")[0] + ("*" if "sqrt" in name else ""): name for name in times}
+    slopes = ((1.5, ":", "n sqrt(n)", anchors["strided*"]), (2.0, "--", "n²", anchors["dense"]))
+    for power, style, label, anchor in slopes:
+        axes.loglog(lengths, times[anchor][-1] * (n / last) ** power, style, color="grey", label=f"slope {label}")
     axes.set_xlabel("sequence length n")
     axes.set_ylabel("forward + backward, ms")
-    axes.set_title(f"{torch.cuda.get_device_name()}, {HEADS} heads of {WIDTH}, bf16")
+    axes.set_title(f"One sequence, {HEADS} heads of {WIDTH}, bf16, {device}")
     axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Draw the picture of a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path, help="Markdown file with the table")
+    parser.add_argument("picture", type=Path, help="PNG to write")
+    parser.add_argument("--on", default="NVIDIA GPU", help="what it was measured on")
+    options = parser.parse_args()
+    try:
+        lengths, times = read(options.table.read_text())
+    except (OSError, ValueError) as error:
+        parser.error(f"{options.table}: {error}")
+    plot(options.picture, lengths, times, options.on)
+
+
+if __name__ == "__main__":
+    main()
