@@ -43,8 +43,8 @@ format: setup ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup ## Attention against other implementations, on the GPU (on the CPU: scripts.bench_factorized)
-	$(BIN)/python -m scripts.bench_attention $(ARGS)
+bench: setup ## Every measurement of docs/benchmarks.md that one GPU makes (on a CPU: scripts.bench_factorized)
+	$(BIN)/python -m scripts.bench_all $(ARGS)
 
 $(TOOLS)/.done:
 	$(PYTHON) -m venv $(TOOLS)
