@@ -26,6 +26,7 @@ from src.errors import UserError, said_if_out_of_memory
 from src.eval_request import Request
 from src.interrupt import raise_again
 from src.job import SAME_MISTAKE, check_count, finish_wandb, prepared_data, quiet_libraries
+from src.loggers import wandb_logger
 from src.ranks import end_with_supervisor, first_process, place
 from src.report import evaluation_table
 from src.run import Run
@@ -156,7 +157,7 @@ def log_to_wandb(request: Request, run: Run, figures: dict[str, Any], rows: list
     """Add the figures to the summary of the run's own wandb run, and the table to its media."""
     import wandb
 
-    experiment = build.wandb_logger(request.config, run, {}).experiment
+    experiment = wandb_logger(request.config, run, {}).experiment
     experiment.summary.update(figures)
     table = wandb.Table(columns=list(Row._fields), data=[list(row) for row in rows])
     experiment.log({f"evaluation/{request.checkpoint}-{request.split}": table})

@@ -33,6 +33,7 @@ from src.cli import say_error
 from src.config import Config
 from src.data.base import ByteDataModule
 from src.errors import UserError, of_the_machine, said_if_out_of_memory
+from src.loggers import loggers
 from src.machine import check_machine
 from src.memory import sentence
 from src.models.block import resolve_block_backend
@@ -137,11 +138,11 @@ def train_run(run: Run) -> None:
     checkpoint, resumed_step = newest_checkpoint(run)
     facts = data.facts() if first_process() else {}  # they may hash a large file
     rows = None if checkpoint is None else entry(checkpoint, METRICS_ROWS)
-    loggers = build.loggers(config, run, resumed_step, rows, facts)
+    built = loggers(config, run, resumed_step, rows, facts)
     callbacks = build.callbacks(config, run, data)
     ranks = config.trainer.devices * config.trainer.num_nodes
     accumulate = data.micro_batches(ranks)
-    trainer = build.trainer(config, run, max_steps, accumulate, logger=loggers, callbacks=callbacks)
+    trainer = build.trainer(config, run, max_steps, accumulate, logger=built, callbacks=callbacks)
     language_model = build.language_model(config, max_steps)
     if checkpoint is not None:
         check_model(checkpoint, language_model)

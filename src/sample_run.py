@@ -21,6 +21,7 @@ from src.checkpoint.file import check_model, read, usable_for
 from src.config import Config, SampleConfig
 from src.errors import UserError, said_if_out_of_memory
 from src.job import finish_wandb, prepared_data, quiet_libraries
+from src.loggers import wandb_logger
 from src.models.sparse_transformer import SparseTransformer
 from src.pictures import as_picture, completions_grid, given_bytes, read_picture, save_grid, square
 from src.run import Run
@@ -156,7 +157,7 @@ def log_to_wandb(run: Run, config: Config, key: str, content: Any) -> None:
         return
     import wandb
 
-    logger = build.wandb_logger(config, run, {})
+    logger = wandb_logger(config, run, {})
     code = 1
     try:
         logger.experiment.log({key: content(wandb)})

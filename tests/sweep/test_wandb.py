@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from scripts.dashboard import main as dashboard
-from src.build import as_number
 from src.callbacks import samples
+from src.loggers import as_number
 from src.sweep.wandb_folder import gather
 from tests.runs import summary
 from tests.sweep.test_sweep import LONG, begun, steps, swept, wait_for
