@@ -116,9 +116,9 @@ def test_a_job_says_it_in_one_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_the_exit_code_is_that_of_what_a_user_can_mend(tmp_path):
-    """A batch that no machine can hold."""
-    changes = ("data.context=1024", "data.batch_size=134217728", "trainer.max_steps=1", f"data.path={corpus(tmp_path)}")
-    done = command("train", *TINY, *changes, "data.workers=0", folder=tmp_path)
+    """A batch whose bytes are read in a second, and whose first activations take 1 TiB."""
+    large = ("data.context=1024", "data.batch_size=262144", "model.width=1024", "trainer.max_steps=1")
+    done = command("train", *TINY, *large, "data.workers=0", f"data.path={corpus(tmp_path)}", folder=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "error: the memory of the device does not suffice" in done.stderr
     assert "Traceback" not in done.stderr

@@ -7,6 +7,7 @@ What a command does is the same; the four seconds of processor time that its imp
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import logging
 import os
@@ -40,7 +41,7 @@ class Warm:
             process.stdin.write(json.dumps(task) + "\n")
             process.stdin.flush()
             if not select.select([process.stdout], [], [], SECONDS)[0]:
-                process.kill()
+                _end(process)
                 raise subprocess.TimeoutExpired(f"src.{name} {' '.join(arguments)}", SECONDS)
             code = int(process.stdout.readline())
             said = [_read(file) for file in (out, err)]
@@ -49,10 +50,17 @@ class Warm:
     def _started(self, env: dict[str, str]) -> subprocess.Popen[str]:
         if self.process is None or self.process.poll() is not None:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.warm"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-            atexit.register(self.process.kill)
+                [sys.executable, "-m", "tests.warm"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                start_new_session=True,
+            )  # fmt: skip
+            atexit.register(_end, self.process)
         return self.process
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End it and the command that it waits for."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _read(file: TextIO) -> str:
