@@ -78,8 +78,9 @@ def test_ctrl_c_while_a_command_starts_is_one_word(name, tmp_path):
     a_begun_run(tmp_path)
     arguments = {"train": NEW.split()[1:], "job": ["run"], "eval": ["run=run"], "sample": ["run=run"]}[name]
     line = [sys.executable, "-X", "importtime", "-m", f"src.{name}", *arguments]
-    process = subprocess.Popen(line, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True)  # fmt: skip
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 (background jobs inherit that it is ignored)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heard}
+    process = subprocess.Popen(line, cwd=tmp_path, env=environment(), **options)
     assert process.stderr is not None
     said = []
     for text in process.stderr:  # the list of imports shows how far it has come
