@@ -162,5 +162,6 @@ def test_some_configurations(tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_many_configurations(tmp_path, monkeypatch, capfd):
     tried(tmp_path, monkeypatch, capfd, examples=600)

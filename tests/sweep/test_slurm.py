@@ -23,7 +23,7 @@ def test_a_preempted_job_is_requeued_into_its_own_run(tmp_path):
     assert "Restarts=1" in done.stdout
     assert "going on from step" in done.stdout
     sweep = tmp_path / "runs" / "sweeps" / "demo"
-    runs = sorted(path.name for path in sweep.iterdir() if path.is_dir())
+    runs = sorted(file.parent.name for file in sweep.glob("*/config.yaml"))
     assert runs == ["bytes-fixed-d2-fp32", "bytes-strided-d2-fp32"]
     ids = {folder.name.rsplit("-", 1)[1] for folder in (sweep / runs[0] / "wandb").glob("offline-run-*")}
     assert ids == {(sweep / runs[0] / "wandb_id").read_text().strip()}
