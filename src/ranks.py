@@ -171,6 +171,9 @@ def supervise(
         # as torchrun: ranks that each take every core stand in each other's way
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // devices)),
     }
+    if num_nodes > 1:  # ranks wait for those of the other machines, half an hour at most
+        meeting = f"{shared['MASTER_ADDR']}:{shared['MASTER_PORT']}"
+        print(f"machine {node + 1} of {num_nodes}: meets the others at {meeting}", flush=True)
     ranks: list[subprocess.Popen[bytes]] = []
 
     def pass_on(signum: int, frame: FrameType | None) -> None:

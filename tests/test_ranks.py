@@ -71,6 +71,13 @@ Path({str(tmp_path)!r}, os.environ["RANK"]).write_text(",".join(os.environ[n] fo
     assert len({row[4] for row in found}) == 1
 
 
+def test_a_machine_of_several_says_where_it_waits_for_the_others(tmp_path, capfd, monkeypatch):
+    for name, value in (("MASTER_ADDR", "node7"), ("MASTER_PORT", "29501"), ("NODE_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert supervise(python("import os; print(os.environ['RANK'])"), 1, 3, tmp_path / "log") == 0
+    assert capfd.readouterr().out.splitlines() == ["machine 2 of 3: meets the others at node7:29501", "1"]
+
+
 def test_a_rank_that_fails_ends_those_that_wait_for_it(tmp_path, capsys, monkeypatch):
     """The others neither end by themselves nor heed SIGTERM, as a process inside a collective operation."""
     monkeypatch.setattr(ranks, "GRACE", 1.0)
