@@ -25,10 +25,10 @@ $(VENV)/.done: pyproject.toml requirements.lock
 train: setup ## Train a small model on Python's own sources, to the end, without any download
 	$(BIN)/python -m src.train experiment=quickstart $(ARGS)
 
-test: setup ## The CPU suite (under 8 minutes)
+test: setup ## The CPU suite (about 8 minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu" $(ARGS)
 
-test-all: setup ## The CPU suite and the long tests (under 40 minutes)
+test-all: setup ## The CPU suite and the long tests (about 25 minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not gpu" $(ARGS)
 
 test-gpu: setup ## What needs a CUDA GPU
