@@ -92,8 +92,7 @@ def plot(path: Path, lengths: list[int], times: dict[str, list[float]], device: 
     for label, row in times.items():
         axes.loglog(lengths, row, marker="o", label=label)
     last, n = lengths[-1], torch.tensor(lengths, dtype=torch.float64)
-    anchors = {name.split(",")[0] + ("*" if "sqrt" in name else ""): name for name in times}
-    slopes = ((1.5, ":", "n sqrt(n)", anchors["strided*"]), (2.0, "--", "n²", anchors["dense"]))
+    slopes = ((1.5, ":", "n sqrt(n)", "strided, l near sqrt(n)"), (2.0, "--", "n²", "dense, SDPA cuDNN"))
     for power, style, label, anchor in slopes:
         axes.loglog(lengths, times[anchor][-1] * (n / last) ** power, style, color="grey", label=f"slope {label}")
     axes.set_xlabel("sequence length n")

@@ -165,17 +165,17 @@ def matrix_rate() -> float:
     return 2 * 8192**3 / measure(lambda: a @ b) / 1e9
 
 
-def header(peak: float) -> str:
+def header(peak: float, title: str = "Attention", script: str = "bench_attention") -> str:
     """What was measured on what, and when."""
     import triton
 
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     return (
-        f"## Attention on {torch.cuda.get_device_name()}\n\n"
+        f"## {title} on {torch.cuda.get_device_name()}\n\n"
         f"{datetime.date.today()}, commit {commit.strip() or 'unknown'}, "
         f"PyTorch {torch.__version__}, Triton {triton.__version__}, Python {platform.python_version()}, bf16, "
         f"merged heads. A bf16 matrix product of 8,192 reaches {peak:.0f} TFLOP/s. Pairs of figures are forward / "
-        f"forward + backward.\n\nMade by `python -m scripts.bench_attention`."
+        f"forward + backward.\n\nMade by `python -m scripts.{script}`."
     )
 
 

@@ -46,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("bench_fp8 needs a CUDA GPU, and this machine shows none")
-    print(header(matrix_rate()).replace("bench_attention", "bench_fp8").replace("## Attention", "## Products in fp8"))
+    print(header(matrix_rate(), "Products in fp8", "bench_fp8"))
     for model in options.model or LAYERS:
         print(f"\n### {model}: {ROWS[model]:,} rows\n")
         print("| product | bf16 us | fp8 us | fp8 with casts us | bf16 over fp8 with casts |")

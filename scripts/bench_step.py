@@ -52,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("bench_step needs a CUDA GPU, and this machine shows none")
-    lines = [header(matrix_rate()).replace("bench_attention", "bench_step").replace("## Attention", "## Steps")]
+    lines = [header(matrix_rate(), "Steps", "bench_step")]
     print(lines[0])
     for model in options.model or MODELS:
         batch = options.batch or MODELS[model]

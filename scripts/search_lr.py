@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts import study, table2
+from src.atomic import written_whole
 from src.errors import UserError, exit_code
-from src.sweep.launcher import check_count, checked_minutes
 
 RATE, BATCH = "optimizer.learning_rate", "data.batch_size"
 WARMUP = 0.1  # share of the steps
@@ -36,14 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> None:
         if not wanted.megabytes > 0:
             raise UserError(f"--megabytes must be above 0, found {wanted.megabytes}")
-        if wanted.slots is not None:
-            check_count("--slots", wanted.slots)
-        seconds = None if wanted.minutes is None else 60 * checked_minutes("--minutes", wanted.minutes)
+        seconds = study.limits(wanted)
         found, values = jobs(wanted)
         codes.append(study.run(found, ["-m", "scripts.search_lr", *given], wanted.name, seconds, wanted.slots))
         folder = Path(wanted.runs, "sweeps", wanted.name)
         text = table({name: figures(folder / name) for name in run_names(values)}, values)
-        (folder / "search.md").write_text(text)
+        with written_whole(folder / "search.md") as file:
+            file.write(text.encode())
         print(text)
         if wanted.pack is not None:
             study.pack([folder], wanted.pack)
@@ -60,9 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add("--text", nargs="?", const=table2.OWN, default=table2.OWN, metavar="PATH", help="a file to train on")
     add("--size", choices=tuple(table2.SIZES), default="short", help="experiment, as of scripts.table2")
     add("--megabytes", type=float, default=20.0, help="that each run is trained on (default: 20)")
-    add("--minutes", type=float, help="after which running jobs save and end; the same command goes on")
-    add("--slots", type=int, metavar="N", help="jobs at a time (default: one a GPU, or one)")
-    add("--runs", default="runs", metavar="FOLDER", help="paths.output_dir (default: runs)")
+    study.add_limits(found)
     add("--name", default="lr", help="of the folder in FOLDER/sweeps (default: lr)")
     add("--pack", type=Path, metavar="FILE.tar.gz", help="write the results, without checkpoints, into an archive")
     add("overrides", nargs="*", metavar="-- KEY=VALUE", help="of the configuration of every run")
@@ -85,9 +82,14 @@ def jobs(wanted: argparse.Namespace) -> tuple[list[tuple[dict[str, str], Any]], 
     return found, values
 
 
+def run_name(batch: str, rate: str) -> str:
+    """Name one run of the grid."""
+    return f"batch{batch}-lr{rate}"
+
+
 def run_names(values: Mapping[str, Sequence[str]]) -> list[str]:
     """Name the runs, in their order."""
-    return [f"batch{batch}-lr{rate}" for batch, rate in itertools.product(values[BATCH], values[RATE])]
+    return [run_name(batch, rate) for batch, rate in itertools.product(values[BATCH], values[RATE])]
 
 
 def figures(folder: Path) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def table(found: Mapping[str, Mapping[str, Any]], values: Mapping[str, Sequence[
     best = min(bits, key=bits.__getitem__, default=None)
 
     def cell(batch: str, rate: str) -> str:
-        name = f"batch{batch}-lr{rate}"
+        name = run_name(batch, rate)
         if name not in bits:
             return "not yet run"
         text = f"{bits[name]:.4f}"

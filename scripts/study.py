@@ -6,6 +6,7 @@ folder is OUTPUT_DIR/sweeps/NAME, as of any sweep.
 
 from __future__ import annotations
 
+import argparse
 import re
 import tarfile
 from collections.abc import Sequence
@@ -21,9 +22,10 @@ from src.config import Config
 from src.config_check import check
 from src.errors import UserError
 from src.machine import check_machine
+from src.sweep.launcher import check_count, checked_minutes
 from src.sweep.plan import Job, planned
 from src.sweep.runner import Runner
-from src.sweep.slots import Slots
+from src.sweep.slots import slots_for
 from src.sweep.view import View, where
 
 SMALL_FILES = ("config.yaml", "metrics.csv", "summary.json", "provenance.jsonl", "train.log", "pattern.png")
@@ -86,10 +88,7 @@ def run(
         raise UserError(
             str(error).replace("give the sweep another hydra.launcher.name", "give another --name")
         ) from error
-    slots = Slots.of_this_machine(most)
-    for _, config in jobs:
-        slots.check(config)
-    sweep.slots = max(slots.at_a_time(config) for _, config in jobs)
+    slots = slots_for(sweep, [config for _, config in jobs], most)
     code = Runner(sweep, slots, View(), seconds).run()
     print(progress(sweep.jobs, sweep.folder), flush=True)
     return code
@@ -109,6 +108,24 @@ def progress(jobs: Sequence[Job], folder: Path) -> str:
         for job in left
     )
     return f"{done}; left: {named}; the same command goes on"
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add the options that ``limits`` reads, and where runs go."""
+    parser.add_argument("--minutes", type=float, help="after which running jobs save and end; the same command goes on")
+    parser.add_argument("--slots", type=int, metavar="N", help="jobs at a time (default: one a GPU, or one)")
+    parser.add_argument("--runs", default="runs", metavar="FOLDER", help="paths.output_dir (default: runs)")
+
+
+def limits(wanted: argparse.Namespace) -> float | None:
+    """Check the options of ``add_limits``; the seconds that ``--minutes`` gives, None for no limit.
+
+    Raises:
+        UserError: a number that is none of jobs, or of minutes.
+    """
+    if wanted.slots is not None:
+        check_count("--slots", wanted.slots)
+    return None if wanted.minutes is None else 60 * checked_minutes("--minutes", wanted.minutes)
 
 
 def run_folders(folder: Path) -> list[Path]:

@@ -23,7 +23,6 @@ from typing import Any
 
 from scripts import study
 from src.errors import UserError, exit_code
-from src.sweep.launcher import check_count, checked_minutes
 
 SIZES = {
     "tiny": {"text": "quickstart", "pictures": "pictures_small"},
@@ -47,10 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folders += study.unpack(archive, folders[0].parent)
         folders = list(dict.fromkeys(folders))
         if kinds(wanted):
-            if wanted.slots is not None:
-                check_count("--slots", wanted.slots)
-            seconds = None if wanted.minutes is None else 60 * checked_minutes("--minutes", wanted.minutes)
-            codes.append(train(wanted, ["-m", "scripts.table2", *given], began, seconds))
+            codes.append(train(wanted, ["-m", "scripts.table2", *given], began, study.limits(wanted)))
         write(folders, wanted.output or folders[0] / "table2.md", bool(kinds(wanted) or wanted.archives))
         if wanted.pack is not None:
             size = study.pack([folder for folder in folders if folder.is_dir()], wanted.pack)
@@ -70,10 +66,8 @@ def parser() -> argparse.ArgumentParser:
     add("--size", choices=tuple(SIZES), default="short", help="experiments: quickstart and pictures_small, text_short "
         "and pictures_short, or enwik8 and cifar10 (default: short)")  # fmt: skip
     add("--seeds", default="1", metavar="1,2", help="in this order: all runs of a seed before those of the next")
-    add("--minutes", type=float, help="after which running jobs save and end; the same command goes on")
     add("--equal-time", action="store_true", help="then train the others as long as dense attention took")
-    add("--slots", type=int, metavar="N", help="jobs at a time (default: one a GPU, or one)")
-    add("--runs", default="runs", metavar="FOLDER", help="paths.output_dir (default: runs)")
+    study.add_limits(found)
     add("--name", default="table2", help="of the folder in FOLDER/sweeps (default: table2)")
     add("--from", dest="archives", action="append", default=[], type=Path, metavar="FILE.tar.gz",
         help="results that --pack wrote: their finished runs count as done; may be repeated")  # fmt: skip

@@ -29,7 +29,7 @@ from src.machine import check_machine
 from src.ranks import place
 from src.sweep.plan import Sweep, empty_sweep, planned
 from src.sweep.runner import Runner
-from src.sweep.slots import Slots
+from src.sweep.slots import slots_for
 from src.sweep.view import View
 
 HYDRA_PLUGINS = "hydra_plugins.sparse_transformer"  # Hydra takes plugins of modules with such a name alone
@@ -102,22 +102,10 @@ class SlotLauncher(Jobs):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; ends the process with the sweep's exit code if that is not 0."""
         sweep = self.plan(job_overrides)
-        slots = self.slots_for(sweep, [job.config for job in sweep.jobs])
+        slots = slots_for(sweep, [job.config for job in sweep.jobs], self.slots)
         if code := Runner(sweep, slots, View(), self.seconds).run():
             sys.exit(code)
         return []
-
-    def slots_for(self, sweep: Sweep, configs: Sequence[Config]) -> Slots:
-        """Look what this machine has for such jobs.
-
-        Raises:
-            UserError: not enough for one of them.
-        """
-        slots = Slots.of_this_machine(self.slots)
-        for config in configs:
-            slots.check(config)
-        sweep.slots = max(map(slots.at_a_time, configs))
-        return slots
 
 
 class SlurmLauncher(Jobs):
@@ -216,7 +204,7 @@ class SearchSweeper(Sweeper):
         described = {key: str(values) for key, values in space.items()}
         sweep = empty_sweep(first, described, [*sys.orig_argv[1:]], launcher.name)
         settings = Settings(self.trials, self.seed, self.patience)
-        slots = launcher.slots_for(sweep, [first])
+        slots = slots_for(sweep, [first], launcher.slots)
         if code := Search(sweep, slots, View(), space, compose, settings, launcher.seconds).run():
             sys.exit(code)
         return []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from src.config import Config
 from src.errors import UserError
+from src.sweep.plan import Sweep
 
 
 @dataclass
@@ -76,6 +77,19 @@ class Slots:
         """Free the devices of a job that ended."""
         self._free = [gpu for gpu in self.gpus if gpu in self._free or gpu in taken]
         self._running -= 1
+
+
+def slots_for(sweep: Sweep, configs: Sequence[Config], most: int | None) -> Slots:
+    """Look what this machine has for the jobs of a sweep, and note in it how many run side by side.
+
+    Raises:
+        UserError: not enough for one of them.
+    """
+    slots = Slots.of_this_machine(most)
+    for config in configs:
+        slots.check(config)
+    sweep.slots = max(map(slots.at_a_time, configs))
+    return slots
 
 
 def visible_gpus(environment: Mapping[str, str], count: int) -> list[str]:
