@@ -37,7 +37,8 @@ HOOKS = {"bf16": bf16_compress_hook, "fp16": fp16_compress_hook}
 
 
 class DataParallel(DDPStrategy):
-    """Every device holds the whole model; gradients are averaged while the backward pass still runs.
+    """Every device holds the whole model; gradients are averaged while the backward pass still runs, or where steps are
+    CUDA graphs behind it.
 
     Args:
         compression: number format of the gradients on the wire: ``none`` (float32), ``bf16`` or ``fp16``.
@@ -94,6 +95,10 @@ class ShardedLanguageModel(LanguageModel):
 
     reduce_dtype: torch.dtype | None = None
     """Number format of gradient sums; None for that of the gradients, float32."""
+
+    def captures(self, device: torch.device) -> bool:
+        """No: weights come and go in memory."""
+        return False
 
     def configure_model(self) -> None:
         """Shard each residual block by itself, so that one block at a time is whole on a device, and then the rest."""

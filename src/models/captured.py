@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 WARM_UP = 2  # calls before the capture: kernels are compiled, and libraries choose theirs
@@ -16,7 +17,8 @@ class CapturedLoss:
     """A loss that runs its first call's CUDA graphs, forward and backward, at every later call of the same shape.
 
     Gradients appear in the same memory at every call, so one that is to be added to must be copied first (see
-    ``detach_gradients``). Parameters must stay where they are in memory; their values may change.
+    ``detach_gradients``). Parameters must stay where they are in memory; their values may change. Whoever waits for
+    their gradients (DistributedDataParallel) gets them all at the end of the backward pass.
 
     Args:
         model: holds the parameters; in training mode.
@@ -24,50 +26,68 @@ class CapturedLoss:
     """
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
-        self.model = model
-        self.loss = loss
+        self.loss = _LossOf(model, loss)
         self.graphs: _Graphs | None = None
 
     def __call__(self, x: Tensor, seed: Tensor) -> Tensor:
         """The loss of bytes (B, N), a scalar with gradient; ``seed`` (1,) int64 is dropout's."""
-        parameters = tuple(p for p in self.model.parameters() if p.requires_grad)
+        parameters = {name: p for name, p in self.loss.named_parameters() if p.requires_grad}
         if self.graphs is None:
             kind = x.device.type
             dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
             with torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False):  # casts belong into the graph
                 self.graphs = _Graphs(self.loss, x.clone(), seed.clone(), parameters)
         if x.shape != self.graphs.x.shape:
-            return self.loss(x, seed)
-        loss: Tensor = _Replay.apply(self.graphs, x, seed, *parameters)
+            return self.loss.forward(x, seed)
+        loss: Tensor = _Replay.apply(self.graphs, x, seed, *parameters.values())
         return loss
 
     def detach_gradients(self) -> None:
         """Move gradients out of the memory that the next call writes."""
-        for parameter in self.model.parameters():
+        for parameter in self.loss.parameters():
             if parameter.grad is not None:
                 parameter.grad = parameter.grad.clone()
+
+
+class _LossOf(nn.Module):
+    """A loss as a module around the model: ``functional_call`` can put other tensors in its parameters' place."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, x: Tensor, seed: Tensor) -> Tensor:
+        return self.loss(x, seed)
 
 
 class _Graphs:
     """The two graphs, and the memory that they read and write.
 
-    Other threads (loading, pinning) may allocate meanwhile, so only this thread's calls count for the capture.
+    Gradients are those of aliases, new ones at every pass: the parameters themselves may have nodes in autograd that
+    were made on another stream (DistributedDataParallel keeps one each), which a capture must not wait for. Other
+    threads (loading, pinning, NCCL's) may use the device meanwhile, so only this thread's calls count for the capture.
     """
 
-    def __init__(self, loss: Loss, x: Tensor, seed: Tensor, parameters: tuple[Tensor, ...]) -> None:
+    def __init__(self, loss: _LossOf, x: Tensor, seed: Tensor, parameters: dict[str, nn.Parameter]) -> None:
         self.x, self.seed = x, seed
+
+        def begun() -> tuple[Tensor, tuple[Tensor, ...]]:
+            aliases = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
+            return functional_call(loss, aliases, (x, seed)), tuple(aliases.values())
+
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP):
-                torch.autograd.grad(loss(x, seed), parameters)
+                torch.autograd.grad(*begun())
         torch.cuda.current_stream().wait_stream(aside)
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.forward, capture_error_mode="thread_local"):
-            result = loss(x, seed)
+            result, aliases = begun()
         self.d_loss = torch.ones_like(result)
         with torch.cuda.graph(self.backward, pool=self.forward.pool(), capture_error_mode="thread_local"):
-            self.gradients = torch.autograd.grad(result, parameters, self.d_loss)
+            self.gradients = torch.autograd.grad(result, aliases, self.d_loss)
         self.result = result.detach()
 
 

@@ -111,9 +111,8 @@ class LanguageModel(LightningModule):
         return loss
 
     def captures(self, device: torch.device) -> bool:
-        """Say whether training steps on ``device`` run as CUDA graphs: asked for, fused blocks, and a single device."""
-        alone = self._trainer is None or self.trainer.world_size == 1
-        return self.cuda_graph and alone and device.type == "cuda" and self._fused(device)
+        """Say whether training steps on ``device`` run as CUDA graphs: asked for, a GPU, and fused blocks."""
+        return self.cuda_graph and device.type == "cuda" and self._fused(device)
 
     def on_after_backward(self) -> None:
         """Keep the gradients of a micro-batch from the next one's CUDA graph."""

@@ -79,6 +79,38 @@ def test_a_captured_step_is_the_same_step(pattern, recompute, x):
         x = (x.int() * 7 % 251).to(torch.uint8)
 
 
+class Trained(torch.nn.Module):
+    """A training step as DistributedDataParallel wants it, in ``forward``."""
+
+    def __init__(self, language_model):
+        super().__init__()
+        self.inner = language_model
+
+    def forward(self, x):
+        with torch.autocast("cuda", torch.bfloat16):
+            return self.inner.training_step(Batch(x, torch.tensor([N])), 0)
+
+
+def test_a_captured_step_gives_its_gradients_to_ddp(x, tmp_path):
+    """DistributedDataParallel has nodes of its own in autograd before the capture; here over NCCL, with one rank."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("nccl", store=store, rank=0, world_size=1, device_id=torch.device("cuda:0"))
+    try:
+        plain, captured = (model(PATTERNS[2], dropout=0.4, cuda_graph=graph) for graph in (False, True))
+        wrapped = torch.nn.parallel.DistributedDataParallel(Trained(captured), gradient_as_bucket_view=True)
+        for seed in range(4):
+            wanted = step(plain, x, seed=seed)
+            torch.manual_seed(seed)
+            wrapped(x).backward()
+            found = [p.grad for p in captured.parameters()]
+            assert all(torch.equal(a, b) for a, b in zip(found, wanted[1:], strict=True))
+            captured.zero_grad()
+            plain.zero_grad()
+            x = (x.int() * 7 % 251).to(torch.uint8)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_captured_training_learns_as_plain_training_does(x):
     losses = {}
     for graph in (False, True):
