@@ -147,6 +147,8 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store configuration and versions, so that a checkpoint serves by itself, and how long metrics.csv is."""
         checkpoint.update(self.about)
+        # Lightning counts the last step behind the hook that saves it, a save at the end of training comes later
+        checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"]
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
                 checkpoint[METRICS_ROWS] = logger.count
@@ -157,7 +159,6 @@ class Checkpoints(Checkpoint):
         loop = checkpoint["loops"]["fit_loop"]
         for counts in (loop["epoch_loop.batch_progress"][name] for name in ("total", "current")):
             counts.update(dict.fromkeys(("ready", "started", "processed", "completed"), done))
-        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"]  # saved before it is counted
 
     def _wanted(self, trainer: Trainer) -> bool:
         """Say whether a regular save is due and could begin at once; the first rank's clock and disk decide."""
