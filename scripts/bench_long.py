@@ -11,10 +11,11 @@ the stride, which grows with the square root of the context.
 from __future__ import annotations
 
 import argparse
-import gc
 import math
+import multiprocessing
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -48,44 +49,39 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("bench_long needs a CUDA GPU, and this machine shows none")
-    total = torch.cuda.get_device_properties(0).total_memory
-    if options.budget_gib is not None:
-        torch.cuda.set_per_process_memory_fraction(min(1.0, options.budget_gib * GIB / total))
-    memory = min(total / GIB, options.budget_gib or math.inf)
-    print(f"{torch.cuda.get_device_name()}, {memory:.0f} GiB, bf16, 1 sequence")
+    total = torch.cuda.get_device_properties(0).total_memory / GIB
+    share = min(1.0, (options.budget_gib or total) / total)
+    print(f"{torch.cuda.get_device_name()}, {share * total:.0f} GiB, bf16, 1 sequence")
     print("| model | pattern | context | l | ms a step | kB/s | MFU, kept pairs | peak GiB |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for part in options.part or ("long", "long_1m", "longest"):
         if part == "longest":
-            longest(options.pattern, options.steps)
+            longest(options.pattern, options.steps, share)
         else:
-            config = composed([f"experiment={part}", "data.path=none", "data.batch_size=1"])
-            report(config, measure(config, options.steps))
+            words = [f"experiment={part}", "data.path=none", "data.batch_size=1"]
+            report(words, measure(words, options.steps, share))
 
 
-def longest(pattern: str, steps: int) -> None:
+def longest(pattern: str, steps: int, share: float) -> None:
     """Find and report the longest context on which the enwik8 model trains."""
     fits, step, fails = 65_536, None, None
     while True:
         tried = fits * 2 if fails is None else _multiple(round(math.sqrt(fits * fails)))
         if fails is not None and (fails / fits < PRECISION or tried in (fits, fails)):
             break
-        found = measure(_enwik8(pattern, tried), 1)
+        found = measure(_enwik8(pattern, tried), steps, share)
         if found is None:
             fails = tried
         else:
             fits, step = tried, found
-    config = _enwik8(pattern, fits)
-    report(config, measure(config, steps) if steps > 1 else step)
+    report(_enwik8(pattern, fits), step)
     print(f"longest context of the 95M model, {pattern}: {fits:,} bytes; {fails:,} do not fit")
 
 
-def _enwik8(pattern: str, context: int) -> Config:
+def _enwik8(pattern: str, context: int) -> list[str]:
     stride = _stride(context)
-    return composed(
-        ["experiment=enwik8", f"attention={pattern}", f"attention.stride={stride}", "data=bytes", "data.path=none",
-         f"data.context={context}", "data.batch_size=1", "model.recompute=block"]
-    )  # fmt: skip
+    return ["experiment=enwik8", f"attention={pattern}", f"attention.stride={stride}", "data=bytes", "data.path=none",
+            f"data.context={context}", "data.batch_size=1", "model.recompute=block"]  # fmt: skip
 
 
 def _stride(context: int) -> int:
@@ -97,16 +93,23 @@ def _multiple(context: int) -> int:
     return context // _stride(context) * _stride(context)
 
 
-def measure(config: Config, steps: int) -> Step | None:
-    """Time training steps of one sequence; None if memory does not suffice."""
+def measure(words: list[str], steps: int, share: float) -> Step | None:
+    """Time training steps of one sequence; None if that share of the memory does not suffice.
+
+    In a process of its own: what was captured of a step that did not fit stays in the memory of the one that tried.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as one:
+        return one.submit(_measured, words, steps, share).result()
+
+
+def _measured(words: list[str], steps: int, share: float) -> Step | None:
+    torch.cuda.set_per_process_memory_fraction(share)
+    config = composed(words)
     check(config)
     try:
         return _train(config, steps)
     except torch.cuda.OutOfMemoryError:
         return None
-    finally:
-        gc.collect()
-        torch.cuda.empty_cache()
 
 
 def _train(config: Config, steps: int) -> Step:
@@ -136,8 +139,9 @@ def _step(model: LanguageModel, batch: Batch, optimizer: torch.optim.Optimizer, 
     optimizer.zero_grad()
 
 
-def report(config: Config, step: Step | None) -> None:
+def report(words: list[str], step: Step | None) -> None:
     """Print a line of the table."""
+    config = composed(words)
     model = build.network(config)
     start = f"| {model.parameter_count() / 1e6:.0f}M | {config.attention.pattern} | {config.data.context:,} | "
     start += f"{config.attention.stride:,} | "

@@ -177,8 +177,8 @@ def _ordered(found: dict[str, list[float]]) -> list[tuple[str, list[float]]]:
 
 
 KINDS = {
-    "matrix products": ("gemm", "nvjet", "cutlass", "splitk", "sm90_xmma", "cublas"),
     "attention": ("block_", "window_", "column_", "fmha", "sdpa", "cudnn", "flash", "flex"),
+    "matrix products": ("gemm", "nvjet", "cutlass", "splitk", "sm90_xmma", "cublas"),
     "norm, dropout, residual": ("add_norm", "layer_norm"),
     "activation": ("gelu",),
     "bias sums and their joining": ("column_sums", "reduce_kernel"),

@@ -252,7 +252,7 @@ def assert_as_unbroken(run: Path, unbroken: Path) -> None:
     for which in ("last", "best"):
         ours, theirs = (torch.load(at / "checkpoints" / f"{which}.ckpt", weights_only=True) for at in (run, unbroken))
         assert min(of["callbacks"].pop("Figures")["seconds"] for of in (ours, theirs)) > 0  # of the clock
-        for name in ("optimizer_states", "lr_schedulers", "callbacks", "global_step", "metrics_rows"):
+        for name in ("optimizer_states", "lr_schedulers", "callbacks", "loops", "global_step", "metrics_rows"):
             assert differing(ours[name], theirs[name]) == [], name
     rows = curve(run)
     loss = rows[0].index("train/bits_per_byte")
