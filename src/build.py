@@ -63,6 +63,7 @@ def network(config: Config) -> SparseTransformer:
         dropout=model.dropout,
         positions=cast(Any, model.positions),
         row=model.row,
+        init_scale=model.init_scale,
         recompute=cast(Any, model.recompute),
         backend=cast(Any, config.attention.backend),
         block_backend=cast(Any, model.backend),

@@ -45,6 +45,7 @@ class ModelConfig:
     dropout: float = _at_least(0, below=1)
     positions: str = _one_of("text", "image")
     row: int = _at_least(1)
+    init_scale: float = _at_least(0.001)
     recompute: str = _one_of("none", "light", "block")
     backend: str = _one_of("auto", "fused", "eager")
     cuda_graph: bool

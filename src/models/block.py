@@ -112,12 +112,12 @@ class ResidualBlock(nn.Module):
         self.recompute = recompute
         self.backend = backend
 
-    def init_weights(self, blocks: int) -> None:
+    def init_weights(self, blocks: int, scale: float = 1.0) -> None:
         """Draw the weights: biases 0, normal of std 0.125/sqrt(fan-in), Wp and W2 times 1/sqrt(2 * blocks)."""
         for linear in (self.attention.project_in, self.feed_forward.expand):
-            _init_linear(linear, 1.0)
+            _init_linear(linear, scale)
         for linear in (self.attention.project_out, self.feed_forward.contract):
-            _init_linear(linear, 1 / math.sqrt(2 * blocks))
+            _init_linear(linear, scale / math.sqrt(2 * blocks))
 
     def forward(self, hidden: Tensor, seed: Tensor | None = None) -> Tensor:
         """Add both branches to the residual stream.

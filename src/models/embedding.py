@@ -59,12 +59,12 @@ class ByteEmbedding(nn.Module):
         self.register_buffer("coordinates", grid_coordinates(positions, context, row), persistent=False)
         self.position = nn.ModuleList(nn.Embedding(size, width) for size in grid_sizes(positions, context, row))
 
-    def init_weights(self) -> None:
+    def init_weights(self, scale: float = 1.0) -> None:
         """Draw the weights: standard deviation 0.125/sqrt(d), and 0.125/sqrt(d * n_emb) for positions (section 5)."""
         width = self.token.embedding_dim
-        nn.init.normal_(self.token.weight, std=0.125 / math.sqrt(width))
+        nn.init.normal_(self.token.weight, std=scale * 0.125 / math.sqrt(width))
         for table in self.position:
-            nn.init.normal_(table.weight, std=0.125 / math.sqrt(width * len(self.position)))  # type: ignore[arg-type]
+            nn.init.normal_(table.weight, std=scale * 0.125 / math.sqrt(width * len(self.position)))  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed ``x``.

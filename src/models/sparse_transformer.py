@@ -36,6 +36,8 @@ class SparseTransformer(nn.Module):
         dropout: probability, at the end of each residual branch.
         positions: ``text`` (row and column) or ``image`` (row, column, channel), equation 15.
         row: width of the position matrix: positions a row (text), pixels a row (image).
+        init_scale: factor of every initial weight's standard deviation; 1 is the paper's 0.125/sqrt(fan-in), 8 is
+            1/sqrt(fan-in), which learns to look beyond the last byte sooner (docs/training.md).
         recompute: ``block`` keeps only the input of each residual block and recomputes the rest in the backward
             pass (section 5.4); ``light`` recomputes what is cheap; ``none`` keeps every activation.
         backend: attention backend, see ``src.attention.attend``.
@@ -58,6 +60,7 @@ class SparseTransformer(nn.Module):
         dropout: float = 0.0,
         positions: PositionKind = "text",
         row: int = 128,
+        init_scale: float = 1.0,
         recompute: Recompute = "none",
         backend: Backend = "auto",
         block_backend: BlockBackend = "auto",
@@ -83,13 +86,13 @@ class SparseTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, VOCABULARY, bias=False)
-        self.init_weights()
+        self.init_weights(init_scale)
 
-    def init_weights(self) -> None:
-        """Draw all weights as section 5 says; the output matrix is 0, so every byte costs exactly 8 bits."""
-        self.embedding.init_weights()
+    def init_weights(self, scale: float = 1.0) -> None:
+        """Draw all weights as section 5 says, times ``scale``; the output matrix is 0, so every byte costs 8 bits."""
+        self.embedding.init_weights(scale)
         for block in self.blocks:
-            block.init_weights(len(self.blocks))  # type: ignore[operator]
+            block.init_weights(len(self.blocks), scale)  # type: ignore[operator]
         nn.init.zeros_(self.output.weight)
 
     def forward(self, x: Tensor, seed: Tensor | None = None) -> Tensor:

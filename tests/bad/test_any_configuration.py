@@ -47,6 +47,7 @@ VALUES = {
     "model.dropout": one_of(0, 0.1, 0.999, 1, -0.1, "nan"),
     "model.positions": one_of("text", "image"),
     "model.row": st.integers(0, 40),
+    "model.init_scale": one_of(1, 8, 0.001, 1000, 0, -1, "nan"),
     "model.recompute": one_of("none", "light", "block", "all"),
     "model.backend": one_of("auto", "eager", "fused"),
     "model.cuda_graph": switches,

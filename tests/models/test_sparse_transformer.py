@@ -117,20 +117,22 @@ def test_residual_form_is_equations_9_to_14():
     torch.testing.assert_close(block(hidden), hidden + a + b)
 
 
-def test_initial_weights_have_the_papers_spread():
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_initial_weights_have_the_papers_spread(scale):
     depth, width = 3, 512
-    model = small(depth=depth, width=width, heads=8, context=512, positions="text", row=128)
-    branch = 0.125 / math.sqrt(2 * depth)
+    model = small(depth=depth, width=width, heads=8, context=512, positions="text", row=128, init_scale=scale)
+    spread = scale * 0.125
+    branch = spread / math.sqrt(2 * depth)
     for block in model.blocks:
-        assert block.attention.project_in.weight.std().item() == pytest.approx(0.125 / math.sqrt(width), rel=0.02)
+        assert block.attention.project_in.weight.std().item() == pytest.approx(spread / math.sqrt(width), rel=0.02)
         assert block.attention.project_out.weight.std().item() == pytest.approx(branch / math.sqrt(width), rel=0.02)
-        assert block.feed_forward.expand.weight.std().item() == pytest.approx(0.125 / math.sqrt(width), rel=0.02)
+        assert block.feed_forward.expand.weight.std().item() == pytest.approx(spread / math.sqrt(width), rel=0.02)
         assert block.feed_forward.contract.weight.std().item() == pytest.approx(branch / math.sqrt(4 * width), rel=0.02)
     embedding = model.embedding
-    assert embedding.token.weight.std().item() == pytest.approx(0.125 / math.sqrt(width), rel=0.02)
+    assert embedding.token.weight.std().item() == pytest.approx(spread / math.sqrt(width), rel=0.02)
     assert embedding.token.num_embeddings == 257
     for table in embedding.position:
-        assert table.weight.std().item() == pytest.approx(0.125 / math.sqrt(2 * width), rel=0.05)
+        assert table.weight.std().item() == pytest.approx(spread / math.sqrt(2 * width), rel=0.05)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             assert not parameter.any(), name
