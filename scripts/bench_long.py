@@ -69,12 +69,13 @@ def longest(pattern: str, steps: int, share: float) -> None:
         tried = fits * 2 if fails is None else _multiple(round(math.sqrt(fits * fails)))
         if fails is not None and (fails / fits < PRECISION or tried in (fits, fails)):
             break
-        found = measure(_enwik8(pattern, tried), steps, share)
+        found = measure(_enwik8(pattern, tried), 1, share)
         if found is None:
             fails = tried
         else:
             fits, step = tried, found
-    report(_enwik8(pattern, fits), step)
+    words = _enwik8(pattern, fits)
+    report(words, measure(words, steps, share) if steps > 1 else step)
     print(f"longest context of the 95M model, {pattern}: {fits:,} bytes; {fails:,} do not fit")
 
 
@@ -96,7 +97,7 @@ def _multiple(context: int) -> int:
 def measure(words: list[str], steps: int, share: float) -> Step | None:
     """Time training steps of one sequence; None if that share of the memory does not suffice.
 
-    In a process of its own: what was captured of a step that did not fit stays in the memory of the one that tried.
+    In a process of its own, so that a step that did not fit leaves nothing behind in the memory.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as one:
         return one.submit(_measured, words, steps, share).result()

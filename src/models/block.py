@@ -112,8 +112,8 @@ class ResidualBlock(nn.Module):
         self.recompute = recompute
         self.backend = backend
 
-    def init_weights(self, blocks: int, scale: float = 1.0) -> None:
-        """Draw the weights: biases 0, normal of std 0.125/sqrt(fan-in), Wp and W2 times 1/sqrt(2 * blocks)."""
+    def init_weights(self, blocks: int, scale: float) -> None:
+        """Draw the weights: biases 0, deviation ``scale`` * 0.125/sqrt(fan-in), Wp and W2 / sqrt(2 * blocks)."""
         for linear in (self.attention.project_in, self.feed_forward.expand):
             _init_linear(linear, scale)
         for linear in (self.attention.project_out, self.feed_forward.contract):

@@ -59,8 +59,9 @@ class ByteEmbedding(nn.Module):
         self.register_buffer("coordinates", grid_coordinates(positions, context, row), persistent=False)
         self.position = nn.ModuleList(nn.Embedding(size, width) for size in grid_sizes(positions, context, row))
 
-    def init_weights(self, scale: float = 1.0) -> None:
-        """Draw the weights: standard deviation 0.125/sqrt(d), and 0.125/sqrt(d * n_emb) for positions (section 5)."""
+    def init_weights(self, scale: float) -> None:
+        """Draw the weights: ``scale`` times the paper's deviations (section 5), 0.125/sqrt(d), for positions
+        0.125/sqrt(d * n_emb)."""
         width = self.token.embedding_dim
         nn.init.normal_(self.token.weight, std=scale * 0.125 / math.sqrt(width))
         for table in self.position:

@@ -88,7 +88,7 @@ class SparseTransformer(nn.Module):
         self.output = nn.Linear(width, VOCABULARY, bias=False)
         self.init_weights(init_scale)
 
-    def init_weights(self, scale: float = 1.0) -> None:
+    def init_weights(self, scale: float) -> None:
         """Draw all weights as section 5 says, times ``scale``; the output matrix is 0, so every byte costs 8 bits."""
         self.embedding.init_weights(scale)
         for block in self.blocks:
