@@ -14,6 +14,7 @@ import argparse
 import math
 import multiprocessing
 import statistics
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
@@ -44,6 +45,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("long", "long_1m", "longest"), action="append", help="default: all three")
     parser.add_argument("--pattern", choices=("strided", "fixed"), default="strided", help="for the longest context")
+    parser.add_argument("--start", type=int, default=65_536, metavar="BYTES", help="a context that is known to fit "
+        "the 95M model, to look further from (default: 65536)")  # fmt: skip
     parser.add_argument("--budget-gib", type=float, help="memory that may be used (default: all of the GPU's)")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each run (default: 3)")
     options = parser.parse_args()
@@ -56,26 +59,29 @@ def main() -> None:
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for part in options.part or ("long", "long_1m", "longest"):
         if part == "longest":
-            longest(options.pattern, options.steps, share)
+            longest(options.pattern, options.start, options.steps, share)
         else:
             words = [f"experiment={part}", "data.path=none", "data.batch_size=1"]
             report(words, measure(words, options.steps, share))
 
 
-def longest(pattern: str, steps: int, share: float) -> None:
-    """Find and report the longest context on which the enwik8 model trains."""
-    fits, step, fails = 65_536, None, None
+def longest(pattern: str, start: int, steps: int, share: float) -> None:
+    """Find and report the longest context on which the enwik8 model trains; each try is said on standard error."""
+    fits, step, fails = start, None, None
     while True:
         tried = fits * 2 if fails is None else _multiple(round(math.sqrt(fits * fails)))
         if fails is not None and (fails / fits < PRECISION or tried in (fits, fails)):
             break
+        began = time.perf_counter()
         found = measure(_enwik8(pattern, tried), 1, share)
+        said = "does not fit" if found is None else f"fits, {found.peak / GIB:.1f} GiB"
+        print(f"{tried:,} bytes: {said} ({time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True)
         if found is None:
             fails = tried
         else:
             fits, step = tried, found
     words = _enwik8(pattern, fits)
-    report(words, measure(words, steps, share) if steps > 1 else step)
+    report(words, measure(words, steps, share) if steps > 1 or step is None else step)
     print(f"longest context of the 95M model, {pattern}: {fits:,} bytes; {fails:,} do not fit")
 
 

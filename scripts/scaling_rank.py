@@ -142,7 +142,7 @@ def trained(config: Config, folder: Path, steps: int, *callbacks: Callback) -> t
     data = prepared_data(config)
     figures = Figures(
         config.trainer.log_every, config.data.batch_size * config.data.context, data.label, data.partial,
-        build.step_flops(config), build.peak_flops(config),
+        build.run_flops(config), build.peak_flops(config),
     )  # fmt: skip
     kept = Keep()
     trainer = build.trainer(

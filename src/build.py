@@ -34,7 +34,7 @@ from src.config import Config
 from src.config_check import attention_pattern
 from src.data.base import ByteDataModule
 from src.determinism import set_deterministic
-from src.models.flops import TrainingFlops, training_flops
+from src.models.flops import RunFlops, TrainingFlops, training_flops
 from src.models.language_model import LanguageModel
 from src.models.sparse_transformer import SparseTransformer
 from src.peak import peak_tflops
@@ -78,6 +78,8 @@ def language_model(config: Config, max_steps: int) -> LanguageModel:
         max_steps=max_steps,
         learning_rate=optimizer.learning_rate,
         warmup_steps=optimizer.warmup_steps,
+        short_context=optimizer.short_context,
+        short_context_steps=optimizer.short_context_steps,
         weight_decay=optimizer.weight_decay,
         betas=(optimizer.beta1, optimizer.beta2),
         eps=optimizer.eps,
@@ -127,7 +129,7 @@ def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
     step_bytes = config.data.batch_size * config.data.context
     built: list[Callback] = [
         stop,
-        Figures(config.trainer.log_every, step_bytes, data.label, data.partial, step_flops(config), peak_flops(config)),
+        Figures(config.trainer.log_every, step_bytes, data.label, data.partial, run_flops(config), peak_flops(config)),
         PatternPicture(
             run.path / "pattern.png", attention_pattern(config.attention), config.model.heads, config.data.context
         ),
@@ -208,18 +210,26 @@ def activation_dtype(config: Config) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config.precision.name]
 
 
-def step_flops(config: Config) -> TrainingFlops:
-    """Count the arithmetic of one optimizer step over all devices."""
-    model = config.model
+def run_flops(config: Config) -> RunFlops:
+    """Count the arithmetic of the optimizer steps of a run, over all devices."""
+    optimizer = config.optimizer
+    if optimizer.short_context_steps == 0:
+        return RunFlops(step_flops(config))
+    return RunFlops(step_flops(config), step_flops(config, optimizer.short_context), optimizer.short_context_steps)
+
+
+def step_flops(config: Config, piece: int | None = None) -> TrainingFlops:
+    """Count the arithmetic of one optimizer step over all devices; ``piece``: attention stays within so many bytes."""
+    model, length = config.model, piece or config.data.context
     return training_flops(
         attention_pattern(config.attention),
-        context=config.data.context,
+        context=length,
         depth=model.depth,
         width=model.width,
         heads=model.heads,
         half_size_qk=model.half_size_qk,
         half_size_ff=model.half_size_ff,
-        sequences=config.data.batch_size,
+        sequences=config.data.batch_size * config.data.context // length,
     )
 
 

@@ -71,6 +71,8 @@ class OptimizerConfig:
 
     learning_rate: float = _at_least(0)
     warmup_steps: int = _at_least(0)
+    short_context: int = _at_least(1)
+    short_context_steps: int = _at_least(0)
     weight_decay: float = _at_least(0)
     beta1: float = _at_least(0, below=1)
     beta2: float = _at_least(0, below=1)

@@ -153,7 +153,11 @@ def _check_picture(config: Config) -> None:
 
 
 def _check_batches(config: Config) -> None:
-    data, trainer = config.data, config.trainer
+    data, trainer, optimizer = config.data, config.trainer, config.optimizer
+    if optimizer.short_context_steps and data.context % optimizer.short_context:
+        raise UserError(
+            f"optimizer.short_context must divide data.context ({data.context:,}), found {optimizer.short_context:,}"
+        )
     ranks = trainer.devices * trainer.num_nodes
     if data.batch_size % ranks:
         raise UserError(

@@ -208,12 +208,12 @@ def introduce(
     log.info("%s steps of %s bytes", f"{trainer.max_steps:,}", f"{config.data.batch_size * config.data.context:,}")
     what = f"{trainer.world_size} devices" if trainer.world_size > 1 else "1 device"
     log.info("%s (%s), precision %s", what, trainer.strategy.root_device.type, config.precision.name)
-    if config.optimizer.warmup_steps > trainer.max_steps:
-        log.warning(
-            "optimizer.warmup_steps=%d is longer than the run of %d steps: the learning rate never reaches its peak",
-            config.optimizer.warmup_steps,
-            trainer.max_steps,
-        )
+    optimizer = config.optimizer
+    if short := optimizer.short_context_steps:
+        log.info("attention within pieces of %s bytes for the first %s steps", optimizer.short_context, f"{short:,}")
+    if optimizer.warmup_steps > trainer.max_steps:
+        what = "optimizer.warmup_steps=%d is longer than the run of %d steps: the learning rate never reaches its peak"
+        log.warning(what, optimizer.warmup_steps, trainer.max_steps)
     if resumed_step:
         log.info("going on from step %s", f"{resumed_step:,}")
 

@@ -1,5 +1,6 @@
 """Tiny real runs for tests: the commands as a user types them, on a small file of bytes."""
 
+import itertools
 import json
 import os
 import random
@@ -94,12 +95,15 @@ FIGURES = ("val/bits_per_byte", "val/best_step", "test/bits_per_byte", "test/byt
 
 def assert_same_outcome(run: Path, other: Path) -> None:
     """Two runs ended alike: figures to the last digit, weights to the last bit, the same curve."""
-    assert {name: summary(run)[name] for name in FIGURES} == {name: summary(other)[name] for name in FIGURES}
+    ours, theirs = ({name: summary(of)[name] for name in FIGURES} for of in (run, other))
+    assert ours == theirs, f"figures: {ours} and {theirs}"
+    lines = [(a, b) for a, b in itertools.zip_longest(curve(run), curve(other)) if a != b]
+    assert not lines, f"{len(lines)} lines of the curve, first {lines[0]}"
     for which in ("best", "last"):
         ours, theirs = weights(run, which), weights(other, which)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert curve(run) == curve(other)
+        assert ours.keys() == theirs.keys(), f"weights of {which}: {sorted(ours.keys() ^ theirs.keys())}"
+        others = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+        assert not others, f"{len(others)} of {len(ours)} weights of {which}, first {others[0]}"
 
 
 OF_THE_CLOCK = (

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
 
-from src.models.flops import TrainingFlops
+from src.models.flops import RunFlops
 from src.models.guard import StepGuard
 from src.models.language_model import LanguageModel
 from src.precision import LossScaling
@@ -57,7 +57,7 @@ class Figures(Callback):
         step_bytes: bytes that one optimizer step trains on, over all devices.
         label: what the figures were measured on; logged beside every validation.
         partial: whether that is only a part of an official data set.
-        step_flops: arithmetic of one optimizer step over all devices; None: no utilisation is logged.
+        flops: arithmetic of the optimizer steps over all devices; None: no utilisation is logged.
         peak_flops: FLOP/s that all devices could reach together; None where unknown, and no utilisation is logged.
     """
 
@@ -67,14 +67,14 @@ class Figures(Callback):
         step_bytes: int,
         label: str,
         partial: bool,
-        step_flops: TrainingFlops | None = None,
+        flops: RunFlops | None = None,
         peak_flops: float | None = None,
     ) -> None:
         self.every = every
         self.step_bytes = step_bytes
         self.label = label
         self.partial = partial
-        self.step_flops = step_flops
+        self.flops = flops
         self.peak_flops = peak_flops
         self.latest: dict[str, float] = {}
         """The figures of the last entry and the last validation, plain numbers, for the screen."""
@@ -99,7 +99,7 @@ class Figures(Callback):
         if not (spent and self.steps > steps):
             return {}
         figures = {
-            **self._speed((self.steps - steps) / spent),
+            **self._speed(self.steps - steps, spent),
             "train/data_wait": (self.loader.waited - waited) / spent,
         }
         memory = ("train/peak_memory_gib", "train/peak_rss_gib")
@@ -195,21 +195,23 @@ class Figures(Callback):
             **self._spent(step),
             **_guard_figures(trainer.lightning_module.guard),
             "train/data_wait": min(1.0, (self.loader.waited - waited) / spent),
-            **self._speed((self.steps - steps) / spent),
+            **self._speed(self.steps - steps, spent),
             **_device_figures(trainer),
         }
         self.latest.update(figures)
         self._send(trainer, figures, step)
 
-    def _speed(self, steps_per_second: float) -> dict[str, float]:
+    def _speed(self, steps: int, seconds: float) -> dict[str, float]:
+        """Speed over the last ``steps`` of the run, which took so many seconds."""
+        steps_per_second = steps / seconds
         figures = {
             "train/tokens_per_second": steps_per_second * self.step_bytes,
             "train/step_ms": 1000 / steps_per_second,
         }
-        if self.step_flops is not None and self.peak_flops is not None:
-            share = steps_per_second / self.peak_flops
-            figures["train/mfu"] = self.step_flops.kept * share
-            figures["train/mfu_dense_equivalent"] = self.step_flops.dense_equivalent * share
+        if self.flops is not None and self.peak_flops is not None:
+            kept, dense_equivalent = self.flops.mean(self._step - steps, self._step)
+            figures["train/mfu"] = kept * steps_per_second / self.peak_flops
+            figures["train/mfu_dense_equivalent"] = dense_equivalent * steps_per_second / self.peak_flops
         return figures
 
     @staticmethod

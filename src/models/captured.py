@@ -42,6 +42,10 @@ class CapturedLoss:
         loss: Tensor = _Replay.apply(self.graphs, x, seed, *parameters.values())
         return loss
 
+    def forget(self) -> None:
+        """Capture anew at the next call: the model computes something else from now on."""
+        self.graphs = None
+
     def detach_gradients(self) -> None:
         """Move gradients out of the memory that the next call writes."""
         for parameter in self.loss.parameters():

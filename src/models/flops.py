@@ -35,6 +35,29 @@ class TrainingFlops:
         return self.products + self.dense_attention
 
 
+@dataclass(frozen=True)
+class RunFlops:
+    """Floating point operations of the steps of a whole run.
+
+    Args:
+        full: of a step whose attention sees the whole context.
+        short: of one whose attention stays within pieces of it.
+        short_steps: how many of those come first.
+    """
+
+    full: TrainingFlops
+    short: TrainingFlops | None = None
+    short_steps: int = 0
+
+    def mean(self, first: int, last: int) -> tuple[float, float]:
+        """Give what a step needs, and would need with dense attention, on average over ``first <= step < last``."""
+        if self.short is None:
+            return self.full.kept, self.full.dense_equivalent
+        share = max(0, min(last, self.short_steps) - first) / (last - first)
+        kept = share * self.short.kept + (1 - share) * self.full.kept
+        return kept, share * self.short.dense_equivalent + (1 - share) * self.full.dense_equivalent
+
+
 def training_flops(
     pattern: Pattern,
     *,

@@ -47,6 +47,9 @@ class LanguageModel(LightningModule):
         max_steps: optimizer steps of the whole run; the cosine ends there.
         learning_rate: peak, after the warm-up.
         warmup_steps: optimizer steps of linear warm-up.
+        short_context: positions; see ``short_context_steps``.
+        short_context_steps: optimizer steps at the beginning in which attention stays within consecutive pieces of
+            ``short_context`` positions, so that it looks beyond the last byte sooner (docs/training.md); 0: none.
         weight_decay: decoupled, on matrices only.
         betas: of Adam.
         eps: of Adam.
@@ -62,6 +65,8 @@ class LanguageModel(LightningModule):
         max_steps: int,
         learning_rate: float = 0.00035,
         warmup_steps: int = 5000,
+        short_context: int = 128,
+        short_context_steps: int = 0,
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
@@ -74,6 +79,8 @@ class LanguageModel(LightningModule):
         self.max_steps = max_steps
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
+        self.short_context = short_context
+        self.short_context_steps = short_context_steps
         self.weight_decay = weight_decay
         self.betas = betas
         self.eps = eps
@@ -92,11 +99,12 @@ class LanguageModel(LightningModule):
         return self.model(x)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout by (seed, step, micro-batch, rank)."""
+        """Set how far this step's attention sees; seed dropout by (seed, step, micro-batch, rank)."""
         micro = batch_idx % self.trainer.accumulate_grad_batches
         if micro == 0:
             self.step_losses.clear()
             self.step_bytes.clear()
+            self._set_piece(self.trainer.global_step)
         torch.manual_seed(derived_seed(self.seed, self.trainer.global_step, micro, self.trainer.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -173,6 +181,12 @@ class LanguageModel(LightningModule):
         factor = functools.partial(warmup_cosine, warmup_steps=self.warmup_steps, max_steps=self.max_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _set_piece(self, step: int) -> None:
+        piece = self.short_context if step < self.short_context_steps else None
+        if piece != self.model.piece:
+            self.model.piece = piece
+            self.captured.forget()
 
     def _loss(self, x: Tensor, seed: Tensor | None = None) -> Tensor:
         return self._nats(x, seed).mean()

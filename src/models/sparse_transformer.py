@@ -72,6 +72,8 @@ class SparseTransformer(nn.Module):
         self.pattern = pattern
         self.context = context
         self.block_backend: BlockBackend = block_backend
+        self.piece: int | None = None
+        """In training attention stays within consecutive pieces of so many positions; None: it sees the sequence."""
         self.embedding = ByteEmbedding(width, context, positions, row, VOCABULARY)
         self.blocks = nn.ModuleList(
             ResidualBlock(
@@ -99,7 +101,7 @@ class SparseTransformer(nn.Module):
         """Predict every byte from the bytes before it.
 
         Args:
-            x: (B, N) bytes of any integer dtype, N at most ``context``.
+            x: (B, N) bytes of any integer dtype, N at most ``context``, in training a multiple of ``piece``.
             seed: (1,) int64 below 2**62 on the device of ``x``, of the fused blocks' dropout; in training drawn from
                 PyTorch's generator if it is not given.
 
@@ -109,9 +111,11 @@ class SparseTransformer(nn.Module):
         if x.shape[1] > self.context:
             raise ValueError(f"a sequence may have at most {self.context} positions, found {x.shape[1]}")
         hidden = self.embedding(x)
+        if self.training and self.piece is not None:
+            hidden = hidden.reshape(-1, self.piece, hidden.shape[-1])  # positions keep their embeddings
         for block, own in zip(self.blocks, self._block_seeds(seed, x.device), strict=True):
             hidden = block(hidden, own)
-        return self.output(self.norm(hidden))
+        return self.output(self.norm(hidden)).view(*x.shape, VOCABULARY)
 
     def _block_seeds(self, seed: Tensor | None, device: torch.device) -> Sequence[Tensor | None]:
         if not self.training or resolve_block_backend(self.block_backend, device, torch.float32) == "eager":

@@ -117,6 +117,8 @@ def described(group: Group) -> str:
     words.append(f"{get('trainer.max_steps') or run.step:,} steps of {batch:,} bytes")
     words.append(f"learning rate {get('optimizer.learning_rate')} after {get('optimizer.warmup_steps')} steps of "
                  f"warm-up, cosine decay, {get('precision.name')}")  # fmt: skip
+    if short := int(get("optimizer.short_context_steps") or 0):
+        words.append(f"attention within pieces of {get('optimizer.short_context')} bytes for the first {short:,} steps")
     if group.budget.nbytes is not None:
         words.append(f"{volume(group.budget.nbytes)} trained on by each")
     if (scored := run.final("test/bytes")) is not None:

@@ -58,6 +58,8 @@ VALUES = {
     "data.allow_partial": switches,
     "optimizer.learning_rate": one_of(0, 1e-9, 0.1, 1e30, -1, "inf"),
     "optimizer.warmup_steps": one_of(0, 1, 10**9, -1),
+    "optimizer.short_context": counts | one_of(0, 1000),
+    "optimizer.short_context_steps": one_of(0, 1, 10**9, -1),
     "optimizer.weight_decay": one_of(0, 0.1, 1e30, -1),
     "optimizer.beta1": one_of(0, 0.9, 1, "nan"),
     "optimizer.beta2": one_of(0, 0.9999999, 1),

@@ -54,6 +54,10 @@ TABLE = {
     "one head for two sets": train("attention.mode=multihead model.heads=1", "model.heads must be at least 2"),
     "micro-batch beside the batch": train("data.micro_batch=3", "data.micro_batch must divide the 8 sequences"),
     "batch beside the devices": train("trainer.devices=3", "data.batch_size must be a multiple of the 3 devices"),
+    "a short context that does not divide the context": train(
+        f"{CORPUS} data.context=64 optimizer.short_context_steps=5 optimizer.short_context=24",
+        r"optimizer.short_context must divide data.context \(64\), found 24",
+    ),
     "text positions, picture size": train("experiment=cifar10 data.context=3000", "data.context must be 3072"),
     "context beyond the file": train(
         f"{CORPUS} data.context=30000 logger=csv", "data.context must be at most 13,500 for the 27,000 training bytes"

@@ -11,7 +11,7 @@ import torch
 
 from src.callbacks.figures import STATUS, Figures, LoaderClock
 from src.callbacks.progress import short_figures
-from src.models.flops import TrainingFlops
+from src.models.flops import RunFlops, TrainingFlops
 from src.models.guard import StepGuard
 from src.models.language_model import LanguageModel
 
@@ -73,7 +73,7 @@ def test_nothing_is_read_between_log_entries():
 
 
 def test_speed_waiting_and_utilisation_are_of_the_steps_since_the_last_entry():
-    figures, t = Figures(4, 1000, "toy", False, FLOPS, peak_flops=1e6), trainer()
+    figures, t = Figures(4, 1000, "toy", False, RunFlops(FLOPS), peak_flops=1e6), trainer()
     figures.on_train_start(t, t.lightning_module)
     for _ in range(4):
         step(figures, t)
@@ -90,7 +90,7 @@ def test_speed_waiting_and_utilisation_are_of_the_steps_since_the_last_entry():
 
 
 def test_no_utilisation_where_the_peak_is_not_known():
-    figures, t = Figures(1, 1000, "toy", False, FLOPS, peak_flops=None), trainer()
+    figures, t = Figures(1, 1000, "toy", False, RunFlops(FLOPS), peak_flops=None), trainer()
     figures.on_train_start(t, t.lightning_module)
     step(figures, t)
     assert not [name for name in t.loggers[0].rows[0][1] if "mfu" in name]

@@ -79,6 +79,22 @@ def test_a_captured_step_is_the_same_step(pattern, recompute, x):
         x = (x.int() * 7 % 251).to(torch.uint8)
 
 
+def test_a_captured_step_is_captured_anew_when_attention_sees_further(x):
+    """First within pieces of 125 positions, then over all; both as without a graph, bit for bit."""
+    plain, captured = (model(PATTERNS[2], dropout=0.4, cuda_graph=graph) for graph in (False, True))
+    losses = []
+    for piece in (125, 125, None, None):
+        for each in (plain, captured):
+            if each.model.piece != piece:
+                each.model.piece = piece
+                each.captured.forget()
+        wanted, found = step(plain, x), step(captured, x)
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+        captured.captured.detach_gradients()
+        losses.append(found[0].item())
+    assert losses[0] == losses[1] != losses[2] == losses[3]
+
+
 class Trained(torch.nn.Module):
     """A training step as DistributedDataParallel wants it, in ``forward``."""
 

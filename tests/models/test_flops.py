@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from src.attention import Pattern
-from src.models.flops import training_flops
+from src.models.flops import RunFlops, TrainingFlops, training_flops
 from src.models.sparse_transformer import SparseTransformer
 
 SHAPES = [
@@ -47,3 +47,14 @@ def test_kept_pairs_of_the_paper_s_enwik8_model():
     assert ours.dense_attention / ours.attention == pytest.approx(6144.5 / 1584, rel=1e-3)
     assert ours.products == 6 * 12_288 * (30 * 12 * 512 * 512 + 512 * 256)
     assert ours.dense_equivalent - ours.kept == ours.dense_attention - ours.attention
+
+
+@pytest.mark.parametrize(("first", "last", "short"), [(0, 10, 10), (0, 20, 10), (5, 15, 5), (10, 30, 0), (8, 11, 2)])
+def test_a_run_needs_less_while_attention_stays_within_pieces(first, last, short):
+    """Mean of steps ``first <= step < last``, of which ``short`` are among the first ten."""
+    run = RunFlops(TrainingFlops(10, 100, 1000), TrainingFlops(10, 5, 7), short_steps=10)
+    full = last - first - short
+    assert run.mean(first, last) == pytest.approx(
+        ((15 * short + 110 * full) / (short + full), (17 * short + 1010 * full) / (short + full))
+    )
+    assert RunFlops(run.full).mean(first, last) == (110, 1010)

@@ -72,6 +72,23 @@ def test_no_output_depends_on_a_later_input(pattern, positions):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_in_training_attention_stays_within_its_piece(pattern):
+    """Each piece is what the blocks make of it alone, with the positions that it has; evaluation sees everything."""
+    model, x = trained(small(pattern, context=36)), torch.randint(256, (2, 36))
+    whole = model.train()(x)
+    model.piece = 12
+    pieces = []
+    for piece in model.embedding(x).split(12, dim=1):
+        hidden = piece
+        for block in model.blocks:
+            hidden = block(hidden)
+        pieces.append(model.output(model.norm(hidden)))
+    torch.testing.assert_close(model(x), torch.cat(pieces, dim=1))
+    assert not torch.allclose(model(x)[:, 12:], whole[:, 12:])
+    assert torch.equal(model.eval()(x), whole)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_recomputation_changes_nothing(pattern):
     """Same loss and gradients with dropout on: the branches draw the same masks when they are computed again."""
     x = torch.randint(256, (2, 37))
