@@ -4,7 +4,8 @@
     python -m scripts.search_lr --text FILE --megabytes 40 -- attention=strided optimizer.learning_rate=0.0005,0.001
 
 The grid is that of conf/sweep/lr.yaml, or of the values behind ``--``; its first values run first. A run has
-MEGABYTES / (batch * context) steps, a tenth of them warm-up, and one validation at its end. Started again it goes on.
+MEGABYTES / (batch * context) steps, a tenth of them warm-up, the experiment's share of them with a short context, and
+one validation at its end. Started again it goes on.
 The table goes to the terminal and to search.md in the folder of the runs.
 
 Exit code: 0 when all runs are finished, 75 when the time is up and something is left, otherwise as of a sweep.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -76,6 +78,8 @@ def jobs(wanted: argparse.Namespace) -> tuple[list[tuple[dict[str, str], Any]], 
         own = [f"{BATCH}={batch}", f"{RATE}={rate}", f"name={name}", f"paths.output_dir={study.quoted(wanted.runs)}"]
         config = study.composed([*kept, *own])
         steps = max(1, round(1e6 * wanted.megabytes / (config.data.batch_size * config.data.context)))
+        short = config.optimizer.short_context_steps / (config.trainer.max_steps or math.inf)
+        config.optimizer.short_context_steps = round(min(1.0, short) * steps)
         config.trainer.max_steps = config.trainer.val_every = steps
         config.optimizer.warmup_steps = max(1, round(WARMUP * steps))
         found.append(({BATCH: batch, RATE: rate}, config))

@@ -16,12 +16,13 @@ def jobs(*arguments):
 
 def test_all_runs_see_equally_many_bytes(tmp_path):
     found, _ = jobs("--text", str(corpus(tmp_path)), "--megabytes", "9.8304")
-    assert [config.name for _, config in found[:2]] == ["batch8-lr0.0007", "batch8-lr0.0014"]
-    assert len(found) == 8
+    assert [config.name for _, config in found[:2]] == ["batch1-lr0.0007", "batch1-lr0.00035"]
+    assert len(found) == 6
     for _, config in found:
         assert config.trainer.max_steps * config.data.batch_size * config.data.context == 9_830_400
         assert config.trainer.val_every == config.trainer.max_steps
         assert config.optimizer.warmup_steps == config.trainer.max_steps // 10
+        assert config.optimizer.short_context_steps == 0.3 * config.trainer.max_steps
 
 
 def test_the_grid_may_be_another():
