@@ -21,8 +21,8 @@ from src.reporting.tables import NONE, Table, comparable_notes, duration, number
 NOT_RUN = "not yet run"
 BEGIN, END = "<!-- table 2: written by scripts.table2 -->", "<!-- end of table 2 -->"
 OF_TIME = (
-    "Time is training alone: a run's steps times the median time of a step; start-up, compilation, validation and "
-    "checkpoints are left out."
+    "Time is training alone: a run's steps times the median time of a step (of its own for steps with a short "
+    "context); start-up, compilation, validation and checkpoints are left out."
 )
 
 

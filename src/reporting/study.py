@@ -1,18 +1,14 @@
-"""Runs as ``scripts.table2`` compares them: text and pictures apart, on a clock that only training moves.
-
-The clock of a run is its steps times the median of the times of a step that it logged: start-up, compilation,
-validation and checkpoints are not in it, and a run that was cut into pieces has the same clock as an unbroken one.
-"""
+"""Runs as ``scripts.table2`` compares them: text and pictures apart, on the clock of ``src/reporting/clock.py``."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.reporting.clock import STEP_MS, Clock, clock, mean
 from src.reporting.compare import SEED, Group, common_budget, grouped, settings_of
 from src.reporting.load import load
 from src.reporting.record import ATTENTION, Point, Record
@@ -22,7 +18,6 @@ KINDS = {"text": "enwik8", "pictures": "cifar10"}
 LENGTH = "logger.columns.sweep/length"  # in the configuration of a run whose length was chosen for equal time
 # What may differ between runs that are compared: where the data are, and how a step is cut up
 ALIKE = ("data.path", "data.micro_batch", "data.eval_batch_size", "trainer.max_steps", "trainer.epochs")
-STEP_MS = "train/step_ms"
 
 
 @dataclass(frozen=True)
@@ -94,20 +89,14 @@ def furthest(runs: Sequence[Record]) -> list[Record]:
     return list(kept.values())
 
 
-def step_ms(run: Record) -> float | None:
-    """Median of the milliseconds of a step that a run logged; the first entry, in which kernels are compiled, apart."""
-    logged = run.logged.get(STEP_MS, [])
-    return statistics.median(logged[1:] or logged) if logged else run.final(STEP_MS)
-
-
 def on_clock(run: Record, data: str) -> Record:
     """Give the run with the seconds of its points by its own clock, to stand beside ``data`` of the paper's table."""
-    each = step_ms(run)
+    own = clock(run)
 
     def placed(points: Sequence[Point]) -> list[Point]:
-        return [dataclasses.replace(p, seconds=None if each is None else p.step * each / 1000) for p in points]
+        return [dataclasses.replace(p, seconds=None if own is None else own.seconds(p.step)) for p in points]
 
-    summary = run.summary if each is None else {**run.summary, STEP_MS: each}
+    summary = run.summary if own is None else {**run.summary, STEP_MS: own.ms}
     return dataclasses.replace(run, train=placed(run.train), val=placed(run.val), summary=summary, stands_for=data)
 
 
@@ -140,12 +129,12 @@ def equal_time_steps(runs: Sequence[Record]) -> dict[str, int]:
     Returns:
         Empty where a finished run with dense attention is missing; dense attention itself is left out.
     """
-    times: dict[str, list[float]] = {}
+    clocks: dict[str, list[Clock]] = {}
     for run in runs:
-        if run.state == "finished" and (each := step_ms(run)):
-            times.setdefault(run.attention, []).append(each)
-    if "dense" not in times:
+        if run.state == "finished" and (own := clock(run)):
+            clocks.setdefault(run.attention, []).append(own)
+    if "dense" not in clocks:
         return {}
     steps = max(run.step for run in runs if run.attention == "dense")
-    dense = statistics.fmean(times.pop("dense"))
-    return {kind: max(1, round(steps * dense / statistics.fmean(some))) for kind, some in times.items()}
+    seconds = mean(clocks.pop("dense")).seconds(steps)
+    return {kind: max(1, round(mean(some).steps(seconds))) for kind, some in clocks.items()}

@@ -2,7 +2,9 @@
 
 import pytest
 
-from src.reporting.study import STEP_MS, between, equal_time_steps, furthest, kind_of, on_clock, step_ms, studies
+from src.reporting.clock import STEP_MS, Clock, clock, mean
+from src.reporting.record import Point
+from src.reporting.study import between, equal_time_steps, furthest, kind_of, on_clock, studies
 from tests.reporting.made import BROKE, config, entry, run, sweep
 from tests.reporting.test_compare import record
 
@@ -17,15 +19,29 @@ def logged(pattern, *each, state="finished", steps=30):
 
 def test_the_clock_is_steps_times_the_median_without_the_first_entry():
     found = logged("fixed", 900.0, 50.0, 52.0, 51.0, 400.0, 51.0)
-    assert step_ms(found) == 51.0
-    assert step_ms(logged("fixed", 900.0)) == 900.0
-    assert step_ms(record(train__step_ms=7.0)) == 7.0
-    assert step_ms(record()) is None
+    assert clock(found) == Clock(51.0, 51.0)
+    assert clock(logged("fixed", 900.0)) == Clock(900.0, 900.0)
+    assert clock(record(train__step_ms=7.0)) == Clock(7.0, 7.0)
+    assert clock(record()) is None
     clocked = on_clock(found, "enwik8")
     assert [point.seconds for point in clocked.val] == [30 * 51.0 / 1000]
     assert (clocked.seconds, clocked.summary[STEP_MS], clocked.stands_for) == (1.53, 51.0, "enwik8")
     assert found.val[0].seconds == 1.0  # as it was
     assert on_clock(record(val=[(10, 1.0, 5.0)]), "enwik8").val[0].seconds is None
+
+
+def test_steps_with_a_short_context_have_a_time_of_their_own():
+    """Entries after steps 10, 20, ... of which the first 30 steps are short; entry 40 has the second compilation."""
+    found = logged("dense", 900.0, 20.0, 22.0, 400.0, 100.0, 104.0, 102.0)
+    found.train = [Point(10 * i, 1.0) for i in range(1, 8)]
+    found.config = {"optimizer.short_context_steps": 30}
+    own = clock(found)
+    assert own == Clock(103.0, 21.0, 30)
+    assert [own.seconds(step) for step in (0, 10, 30, 40)] == pytest.approx([0, 0.21, 0.63, 1.66])
+    assert [own.steps(own.seconds(step)) for step in (1, 30, 47)] == pytest.approx([1, 30, 47])
+    assert mean([own, Clock(105.0, 23.0, 30)]) == Clock(104.0, 22.0, 30)
+    found.train.pop()  # entries that cannot be told apart
+    assert clock(found) == Clock(101.0, 101.0)
 
 
 def test_a_moment_between_two_validations_lies_on_the_line_between_them():

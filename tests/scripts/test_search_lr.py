@@ -17,7 +17,7 @@ def jobs(*arguments):
 def test_all_runs_see_equally_many_bytes(tmp_path):
     found, _ = jobs("--text", str(corpus(tmp_path)), "--megabytes", "9.8304")
     assert [config.name for _, config in found[:2]] == ["batch1-lr0.0007", "batch1-lr0.00035"]
-    assert len(found) == 6
+    assert len(found) == 8
     for _, config in found:
         assert config.trainer.max_steps * config.data.batch_size * config.data.context == 9_830_400
         assert config.trainer.val_every == config.trainer.max_steps

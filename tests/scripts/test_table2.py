@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from omegaconf import OmegaConf
 
 from scripts import table2
 from scripts.study import pack, run_folders
@@ -16,7 +17,8 @@ from tests.runs import assert_same_outcome, corpus
 
 LITTLE = (
     "model.depth=1", "model.width=16", "model.heads=2", "model.dropout=0.2", "data.context=64", "attention.stride=8",
-    "attention.summary=2", "data.batch_size=2", "data.workers=0", "logger=csv", "logger.sample_bytes=0",
+    "optimizer.short_context=16", "optimizer.short_context_steps=12", "attention.summary=2", "data.batch_size=2",
+    "data.workers=0", "logger=csv", "logger.sample_bytes=0",
     "logger.attention_picture=false", "optimizer.warmup_steps=5", "trainer.log_every=1",
 )  # fmt: skip
 VAL = [(10, 9.0, 5.0), (20, 19.0, 4.0), (30, 29.0, 3.0)]
@@ -24,6 +26,10 @@ VAL = [(10, 9.0, 5.0), (20, 19.0, 4.0), (30, 29.0, 3.0)]
 
 def jobs(*arguments):
     return table2.jobs(table2.parser().parse_args(list(arguments)))
+
+
+def own(kind):
+    return OmegaConf.load(CONF / "experiment" / f"{kind}_short.yaml")
 
 
 def said(capsys, *arguments):
@@ -51,7 +57,11 @@ def test_words_behind_the_dashes_are_for_all_runs_or_those_of_one_kind(tmp_path)
     words = ("--", "attention=strided", "precision=fp32", "text:model.depth=2", "pictures:trainer.max_steps=7")
     text, pictures = (config for _, config in jobs("--text", "--pictures", *words))
     assert (text.attention.pattern, pictures.attention.pattern) == ("strided", "strided")
-    assert (text.model.depth, pictures.trainer.max_steps, text.trainer.max_steps) == (2, 7, 900)
+    assert (text.model.depth, pictures.trainer.max_steps) == (2, 7)
+    assert (pictures.model.depth, text.trainer.max_steps) == (
+        own("pictures").model.depth,
+        own("text").trainer.max_steps,
+    )
     assert {text.precision.name, pictures.precision.name} == {"fp32"}
 
 
