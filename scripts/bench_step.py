@@ -25,6 +25,7 @@ from scripts.bench_attention import header, matrix_rate
 from scripts.bench_loader import composed
 from scripts.step_rows import ROWS
 from src import build
+from src.callbacks.profile import kind_of_work
 from src.models.schedule import decay_groups
 from src.peak import peak_tflops
 
@@ -162,7 +163,7 @@ class Stepper:
         names: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
         for event in trace.events():
             if event.device_type == DeviceType.CUDA:
-                for found in (kinds[kind_of(event.name)], names[event.name[:90]]):
+                for found in (kinds[kind_of_work(event.name)], names[event.name[:90]]):
                     found[0] += event.device_time / 1000 / steps
                     found[1] += 1 / steps
         lines = ["| kind of work | ms a step | launches |", "| --- | ---: | ---: |"]
@@ -174,28 +175,6 @@ class Stepper:
 
 def _ordered(found: dict[str, list[float]]) -> list[tuple[str, list[float]]]:
     return sorted(found.items(), key=lambda item: -item[1][0])
-
-
-KINDS = {
-    "attention": ("block_", "window_", "column_", "fmha", "sdpa", "cudnn", "flash", "flex"),
-    "matrix products": ("gemm", "nvjet", "cutlass", "splitk", "sm90_xmma", "cublas"),
-    "norm, dropout, residual": ("add_norm", "layer_norm"),
-    "activation": ("gelu",),
-    "bias sums and their joining": ("column_sums", "reduce_kernel"),
-    "optimizer and clipping": ("adam", "foreach", "multi_tensor", "lpnorm"),
-    "loss": ("nats", "softmax", "nll"),
-    "embedding": ("embedding", "index", "radix", "sort", "gather", "scan"),
-    "fused by torch.compile": ("triton_",),
-    "copies, casts, additions": ("elementwise", "memset", "memcpy", "copy", "fill", "cat"),
-}
-
-
-def kind_of(kernel: str) -> str:
-    """Sort a kernel by its name."""
-    low = kernel.lower()
-    if low.startswith("column_sums"):
-        return "bias sums and their joining"
-    return next((kind for kind, marks in KINDS.items() if any(mark in low for mark in marks)), "other")
 
 
 if __name__ == "__main__":

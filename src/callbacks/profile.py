@@ -18,21 +18,23 @@ from src.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# Kinds of work by parts of kernel names (GPU) or operator names (CPU); the first that fits counts.
+# Kinds of work by parts of names in small letters, of kernels (GPU) or operators (CPU); the first that fits counts.
 KINDS = (
     ("communication", ("nccl", "gloo", "c10d::", "all_reduce", "allreduce", "reduce_scatter", "all_gather")),
-    ("attention", ("window_", "column_", "block_queries", "block_keys", "sdpa", "flash", "fmha",
-                   "sparse_transformer::", "attention", "Attention", "softmax")),
-    ("matrix products", ("gemm", "gemv", "cutlass", "nvjet", "xmma", "cublas", "::mm", "::addmm", "::bmm", "::baddbmm",
-                         "mkldnn", "::linear", "scaled_mm")),
-    ("optimizer and clipping", ("adam", "Adam", "multi_tensor", "foreach", "linalg_vector_norm", "lpnorm", "amp_")),
-    ("layer norm", ("layer_norm", "LayerNorm", "layernorm")),
-    ("dropout and random numbers", ("dropout", "bernoulli", "philox", "distribution_")),
-    ("loss and embedding", ("cross_entropy", "nll_loss", "log_softmax", "embedding", "Embedding", "indexing_backward")),
-    ("fused kernels", ("triton_",)),
-    ("copies and casts", ("Memcpy", "Memset", "copy", "::to", "contiguous", "::cat", "CatArray", "fill", "zero")),
-    ("element by element", ("elementwise", "::add", "::mul", "::sub", "::div", "sigmoid", "gelu", "reduce_kernel",
-                            "::sum")),
+    ("bias sums", ("column_sums", "join_shares")),
+    ("norm, dropout, residual", ("add_norm", "layer_norm", "layernorm", "dropout", "bernoulli", "philox",
+                                 "distribution_")),
+    ("loss and embedding", ("nats_", "cross_entropy", "nll_loss", "log_softmax", "embedding", "indexing_backward",
+                            "radix", "sort")),
+    ("attention", ("window_", "column_", "block_queries", "block_keys", "sdpa", "flash", "fmha", "flex",
+                   "sparse_transformer::", "attention", "softmax")),
+    ("matrix products", ("gemm", "gemv", "cutlass", "nvjet", "xmma", "cublas", "splitk", "::mm", "::addmm", "::bmm",
+                         "::baddbmm", "mkldnn", "::linear", "scaled_mm")),
+    ("optimizer and clipping", ("adam", "multi_tensor", "foreach", "linalg_vector_norm", "lpnorm", "amp_")),
+    ("activation", ("gelu", "sigmoid")),
+    ("fused by torch.compile", ("triton_",)),
+    ("copies and casts", ("memcpy", "memset", "copy", "::to", "contiguous", "::cat", "catarray", "fill", "zero")),
+    ("element by element", ("elementwise", "::add", "::mul", "::sub", "::div", "reduce_kernel", "::sum")),
 )  # fmt: skip
 
 
@@ -112,7 +114,8 @@ class Profile(Callback):
 
 def kind_of_work(name: str) -> str:
     """Sort a kernel or an operator by its name: ``matrix products``, ``attention``, ..., ``other``."""
-    return next((kind for kind, parts in KINDS if any(part in name for part in parts)), "other")
+    small = name.lower()
+    return next((kind for kind, parts in KINDS if any(part in small for part in parts)), "other")
 
 
 def time_table(tracer: profile, steps: int, seconds: float) -> str:
