@@ -11,6 +11,18 @@ import torch
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 
+# Modules that take more than half a minute, the longest first
+LONG = (
+    "test_interpreted", "test_kills", "test_devices", "test_sweep", "test_compile", "test_attention_picture",
+    "test_settings", "test_train", "test_table2", "test_secrets", "test_any_configuration", "test_slurm",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the long modules: one that comes last leaves the other processes without work."""
+    place = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
 
 @pytest.fixture(autouse=True)
 def seeded():
