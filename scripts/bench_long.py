@@ -24,7 +24,6 @@ import torch
 from scripts.bench_loader import composed
 from src import build
 from src.config import Config
-from src.config_check import check
 from src.models.language_model import Batch, LanguageModel
 from src.peak import peak_tflops
 
@@ -61,8 +60,8 @@ def main() -> None:
         if part == "longest":
             longest(options.pattern, options.start, options.steps, share)
         else:
-            words = [f"experiment={part}", "data.path=none", "data.batch_size=1"]
-            report(words, measure(words, options.steps, share))
+            config = composed([f"experiment={part}", "data.path=none", "data.batch_size=1"])
+            report(config, measure(config, options.steps, share))
 
 
 def longest(pattern: str, start: int, steps: int, share: float) -> None:
@@ -80,15 +79,17 @@ def longest(pattern: str, start: int, steps: int, share: float) -> None:
             fails = tried
         else:
             fits, step = tried, found
-    words = _enwik8(pattern, fits)
-    report(words, measure(words, steps, share) if steps > 1 or step is None else step)
+    config = _enwik8(pattern, fits)
+    report(config, measure(config, steps, share) if steps > 1 or step is None else step)
     print(f"longest context of the 95M model, {pattern}: {fits:,} bytes; {fails:,} do not fit")
 
 
-def _enwik8(pattern: str, context: int) -> list[str]:
+def _enwik8(pattern: str, context: int) -> Config:
     stride = _stride(context)
-    return ["experiment=enwik8", f"attention={pattern}", f"attention.stride={stride}", "data=bytes", "data.path=none",
-            f"data.context={context}", "data.batch_size=1", "model.recompute=block"]  # fmt: skip
+    return composed(
+        ["experiment=enwik8", f"attention={pattern}", f"attention.stride={stride}", "data=bytes", "data.path=none",
+         f"data.context={context}", "data.batch_size=1", "model.recompute=block"]
+    )  # fmt: skip
 
 
 def _stride(context: int) -> int:
@@ -100,19 +101,17 @@ def _multiple(context: int) -> int:
     return context // _stride(context) * _stride(context)
 
 
-def measure(words: list[str], steps: int, share: float) -> Step | None:
+def measure(config: Config, steps: int, share: float) -> Step | None:
     """Time training steps of one sequence; None if that share of the memory does not suffice.
 
     In a process of its own, so that a step that did not fit leaves nothing behind in the memory.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as one:
-        return one.submit(_measured, words, steps, share).result()
+        return one.submit(_measured, config, steps, share).result()
 
 
-def _measured(words: list[str], steps: int, share: float) -> Step | None:
+def _measured(config: Config, steps: int, share: float) -> Step | None:
     torch.cuda.set_per_process_memory_fraction(share)
-    config = composed(words)
-    check(config)
     try:
         return _train(config, steps)
     except torch.cuda.OutOfMemoryError:
@@ -146,9 +145,8 @@ def _step(model: LanguageModel, batch: Batch, optimizer: torch.optim.Optimizer, 
     optimizer.zero_grad()
 
 
-def report(words: list[str], step: Step | None) -> None:
+def report(config: Config, step: Step | None) -> None:
     """Print a line of the table."""
-    config = composed(words)
     model = build.network(config)
     start = f"| {model.parameter_count() / 1e6:.0f}M | {config.attention.pattern} | {config.data.context:,} | "
     start += f"{config.attention.stride:,} | "

@@ -11,10 +11,11 @@ import torch
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 
-# Modules that take more than half a minute, the longest first
+# Modules that take half a minute or more in `make test` (or, test_slurm, in `make test-all`), the longest first
 LONG = (
-    "test_interpreted", "test_kills", "test_devices", "test_sweep", "test_compile", "test_attention_picture",
-    "test_settings", "test_train", "test_table2", "test_secrets", "test_any_configuration", "test_slurm",
+    "test_interpreted", "test_devices", "test_compile", "test_attention_picture", "test_kills", "test_sweep",
+    "test_eval", "test_run_directories", "test_bad_pictures_and_samples", "test_train", "test_any_configuration",
+    "test_slurm",
 )  # fmt: skip
 
 

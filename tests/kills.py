@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from src.checkpoint.shelf import sealed_step
 from tests.runs import assert_same_outcome, curve, environment
 
 HOOKS = Path(__file__).parent / "hooks"
@@ -263,6 +264,9 @@ def assert_as_unbroken(run: Path, unbroken: Path) -> None:
     assert steps == list(range(1, STEPS + 1)), f"steps in the curve: {steps}"
     ours, theirs = (checkpoint_names(at) for at in (run, unbroken))
     assert ours == theirs, f"checkpoints {ours} and {theirs}"
+    for older in run.glob("checkpoints/last-step-*"):
+        step = sealed_step(older)
+        assert step is not None and step < STEPS and older.stem == f"last-step-{step:07d}", f"{older.name}: {step}"
     hidden = {path.name for path in run.rglob(".*")}
     assert hidden <= {".lock"}, f"drafts left: {sorted(hidden)}"
 

@@ -104,7 +104,7 @@ class LanguageModel(LightningModule):
         if micro == 0:
             self.step_losses.clear()
             self.step_bytes.clear()
-            self._set_piece(self.trainer.global_step)
+            self.set_piece(self.trainer.global_step)
         torch.manual_seed(derived_seed(self.seed, self.trainer.global_step, micro, self.trainer.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -117,6 +117,13 @@ class LanguageModel(LightningModule):
         self.step_losses.append(loss.detach())
         self.step_bytes.append(batch.x)
         return loss
+
+    def set_piece(self, step: int) -> None:
+        """Let attention see as far as it may in optimizer step ``step``, counted from 0."""
+        piece = self.short_context if step < self.short_context_steps else None
+        if piece != self.model.piece:
+            self.model.piece = piece
+            self.captured.forget()
 
     def captures(self, device: torch.device) -> bool:
         """Say whether training steps on ``device`` run as CUDA graphs: asked for, a GPU, and fused blocks."""
@@ -181,12 +188,6 @@ class LanguageModel(LightningModule):
         factor = functools.partial(warmup_cosine, warmup_steps=self.warmup_steps, max_steps=self.max_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _set_piece(self, step: int) -> None:
-        piece = self.short_context if step < self.short_context_steps else None
-        if piece != self.model.piece:
-            self.model.piece = piece
-            self.captured.forget()
 
     def _loss(self, x: Tensor, seed: Tensor | None = None) -> Tensor:
         return self._nats(x, seed).mean()

@@ -51,7 +51,7 @@ def clock(run: Record) -> Clock | None:
         return None if (known := run.final(STEP_MS)) is None else Clock(known, known)
     steps = [point.step for point in run.train]
     short_steps = int(run.config.get("optimizer.short_context_steps") or 0)
-    if not short_steps or len(steps) != len(logged):
+    if len(steps) != len(logged):  # which step an entry is of cannot be told
         every = statistics.median(logged[1:] or logged)
         return Clock(every, every)
     timed = list(zip(steps, logged, strict=True))

@@ -83,11 +83,10 @@ def test_a_captured_step_is_captured_anew_when_attention_sees_further(x):
     """First within pieces of 125 positions, then over all; both as without a graph, bit for bit."""
     plain, captured = (model(PATTERNS[2], dropout=0.4, cuda_graph=graph) for graph in (False, True))
     losses = []
-    for piece in (125, 125, None, None):
+    for at in range(4):
         for each in (plain, captured):
-            if each.model.piece != piece:
-                each.model.piece = piece
-                each.captured.forget()
+            each.short_context, each.short_context_steps = 125, 2
+            each.set_piece(at)
         wanted, found = step(plain, x), step(captured, x)
         assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
         captured.captured.detach_gradients()
