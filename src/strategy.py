@@ -16,43 +16,61 @@ from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook, fp16_compress_hook
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from src.checkpoint.file import read
+from src.gradients import GradientMean, same_start
 from src.models.language_model import LanguageModel
 
 COMPRESSION = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Number format of gradients between devices by ``trainer.gradient_compression``; None is their own, float32."""
 
-HOOKS = {"bf16": bf16_compress_hook, "fp16": fp16_compress_hook}
-
 
 class DataParallel(DDPStrategy):
-    """Every device holds the whole model; gradients are averaged while the backward pass still runs, or where steps are
-    CUDA graphs behind it.
+    """Every device holds the whole model; behind the backward pass of a step their gradients are averaged.
+
+    The model is not wrapped in PyTorch's DistributedDataParallel, whose hooks send gradients as they appear: a training
+    step is a CUDA graph, whose gradients appear all at once, and then ``GradientMean`` does the same in fewer passes.
 
     Args:
         compression: number format of the gradients on the wire: ``none`` (float32), ``bf16`` or ``fp16``.
     """
 
     def __init__(self, compression: str = "none") -> None:
-        super().__init__(gradient_as_bucket_view=True)
+        super().__init__()
         self.compression = compression
+        self._mean: GradientMean | None = None
+        self._within_a_step = False
 
-    def _register_ddp_hooks(self) -> None:
-        """Lightning registers hooks on GPUs alone; these work everywhere, and so are tested on a CPU."""
-        assert isinstance(self.model, DistributedDataParallel)
-        if self.compression != "none":
-            self.model.register_comm_hook(None, HOOKS[self.compression])
+    def configure_ddp(self) -> None:
+        """Begin with the same weights everywhere."""
+        assert self.model is not None
+        same_start(self.model)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._mean = GradientMean(trained, COMPRESSION[self.compression])
+
+    @contextlib.contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """Lightning's word for the micro-batches of a step before its last one: their gradients stay here."""
+        self._within_a_step = True
+        try:
+            yield
+        finally:
+            self._within_a_step = False
+
+    def post_backward(self, closure_loss: Tensor) -> None:
+        """Average the gradients of a whole step, before loss scaling is undone, clipping and the optimizer."""
+        super().post_backward(closure_loss)
+        if not self._within_a_step:
+            assert self._mean is not None
+            self._mean()
 
 
 class FullyShard(ModelParallelStrategy):

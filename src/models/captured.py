@@ -18,7 +18,7 @@ class CapturedLoss:
 
     Gradients appear in the same memory at every call, so one that is to be added to must be copied first (see
     ``detach_gradients``). Parameters must stay where they are in memory; their values may change. Whoever waits for
-    their gradients (DistributedDataParallel) gets them all at the end of the backward pass.
+    their gradients gets them all at the end of the backward pass.
 
     Args:
         model: holds the parameters; in training mode.
@@ -69,7 +69,7 @@ class _Graphs:
     """The two graphs, and the memory that they read and write.
 
     Gradients are those of aliases, new ones at every pass: the parameters themselves may have nodes in autograd that
-    were made on another stream (DistributedDataParallel keeps one each), which a capture must not wait for. Other
+    were made on another stream (as DistributedDataParallel's), which a capture must not wait for. Other
     threads (loading, pinning, NCCL's) may use the device meanwhile, so only this thread's calls count for the capture.
     """
 

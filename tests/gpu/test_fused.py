@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from src.attention import Pattern
+from src.gradients import GradientMean
 from src.models.language_model import Batch, LanguageModel
 from src.models.sparse_transformer import SparseTransformer
 from tests.models.test_sparse_transformer import trained
@@ -94,29 +95,18 @@ def test_a_captured_step_is_captured_anew_when_attention_sees_further(x):
     assert losses[0] == losses[1] != losses[2] == losses[3]
 
 
-class Trained(torch.nn.Module):
-    """A training step as DistributedDataParallel wants it, in ``forward``."""
-
-    def __init__(self, language_model):
-        super().__init__()
-        self.inner = language_model
-
-    def forward(self, x):
-        with torch.autocast("cuda", torch.bfloat16):
-            return self.inner.training_step(Batch(x, torch.tensor([N])), 0)
-
-
-def test_a_captured_step_gives_its_gradients_to_ddp(x, tmp_path):
-    """DistributedDataParallel has nodes of its own in autograd before the capture; here over NCCL, with one rank."""
+def test_a_captured_step_gives_its_gradients_to_their_mean(x, tmp_path):
+    """Over NCCL, with one rank, in several pieces; the exchange writes where the next step's graph does."""
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("nccl", store=store, rank=0, world_size=1, device_id=torch.device("cuda:0"))
     try:
         plain, captured = (model(PATTERNS[2], dropout=0.4, cuda_graph=graph) for graph in (False, True))
-        wrapped = torch.nn.parallel.DistributedDataParallel(Trained(captured), gradient_as_bucket_view=True)
+        mean = GradientMean(list(captured.parameters()), piece=100_000)
+        assert len(mean.pieces) > 2
         for seed in range(4):
             wanted = step(plain, x, seed=seed)
-            torch.manual_seed(seed)
-            wrapped(x).backward()
+            step(captured, x, seed=seed)
+            mean()
             found = [p.grad for p in captured.parameters()]
             assert all(torch.equal(a, b) for a, b in zip(found, wanted[1:], strict=True))
             captured.zero_grad()
