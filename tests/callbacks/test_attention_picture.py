@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.runs import environment, train_tiny
+from tests.runs import command, environment, train_tiny
 
 SHORT = ("trainer.max_steps=4", "trainer.val_every=2", "logger.attention_picture=true", "logger.sample_bytes=0")
 PICTURES = ("data.context=48", "model.positions=image", "model.row=4", "attention=strided", "logger.sample_pictures=0")
@@ -99,7 +99,7 @@ WRONG = [
 def test_mistakes_end_with_one_sentence(kind, arguments, sentence, request):
     run = request.getfixturevalue(f"{kind}_run")
     before = sorted(run.parents[1].rglob("*"))
-    done = drawn(run, *(f"{arguments[0]}={arguments[1]}",))
+    done = command("draw_attention", str(run), "=".join(arguments), folder=run.parents[1])
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.startswith(f"error: {sentence}") and done.stderr.count("\n") == 1, done.stderr
     assert sorted(run.parents[1].rglob("*")) == before
