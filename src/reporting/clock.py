@@ -49,13 +49,8 @@ def clock(run: Record) -> Clock | None:
     logged = run.logged.get(STEP_MS, [])
     if not logged:
         return None if (known := run.final(STEP_MS)) is None else Clock(known, known)
-    steps = [point.step for point in run.train]
     short_steps = int(run.config.get("optimizer.short_context_steps") or 0)
-    if len(steps) != len(logged):  # which step an entry is of cannot be told
-        every = statistics.median(logged[1:] or logged)
-        return Clock(every, every)
-    timed = list(zip(steps, logged, strict=True))
-    timed = timed[1:] or timed
+    timed = logged[1:] or logged
     short = [ms for step, ms in timed if step <= short_steps]
     full = [ms for step, ms in timed if step > short_steps] or short
     return Clock(statistics.median(full), statistics.median(short or full), short_steps)

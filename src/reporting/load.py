@@ -186,7 +186,7 @@ def _add_row(run: Record, row: dict[str, str]) -> int:
             not_finite += 1
     for name, value in values.items():
         if math.isfinite(value):
-            run.logged.setdefault(name, []).append(value)
+            run.logged.setdefault(name, []).append((step, value))
     return not_finite
 
 

@@ -42,7 +42,7 @@ class Record:
         summary: final figures; empty before the end.
         train: losses of training, by step.
         val: losses on the validation split, by step.
-        logged: every other column of metrics.csv: its values, by step.
+        logged: every other column of metrics.csv: step and value of each entry.
         error: the sentence with which it failed.
         provenance: of its last process.
         notes: what could not be read.
@@ -58,7 +58,7 @@ class Record:
     summary: dict[str, Any] = field(default_factory=dict)
     train: list[Point] = field(default_factory=list)
     val: list[Point] = field(default_factory=list)
-    logged: dict[str, list[float]] = field(default_factory=dict)
+    logged: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     error: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -87,7 +87,7 @@ class Record:
         if isinstance(found := self.summary.get("data/partial"), bool):
             return found
         logged = self.logged.get("data/partial")
-        return bool(logged[-1]) if logged else None
+        return bool(logged[-1][1]) if logged else None
 
     @property
     def step(self) -> int:
@@ -118,4 +118,4 @@ class Record:
         if (found := self.final(name)) is not None:
             return found
         logged = self.logged.get(name)
-        return statistics.median(logged) if logged else None
+        return statistics.median(value for _, value in logged) if logged else None
