@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ from src.models.language_model import LanguageModel
 
 COMPRESSION = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Number format of gradients between devices by ``trainer.gradient_compression``; None is their own, float32."""
+
+UNIT = 1 << 24
+"""Parameters from which on blocks are gathered without further ones: for a small unit Python has more to do than the
+device."""
 
 
 class DataParallel(DDPStrategy):
@@ -114,21 +118,37 @@ class ShardedLanguageModel(LanguageModel):
     reduce_dtype: torch.dtype | None = None
     """Number format of gradient sums; None for that of the gradients, float32."""
 
+    unit: int = UNIT
+    """Parameters that neighbouring blocks must have together to come and go as one."""
+
     def captures(self, device: torch.device) -> bool:
         """No: weights come and go in memory."""
         return False
 
     def configure_model(self) -> None:
-        """Shard each residual block by itself, so that one block at a time is whole on a device, and then the rest."""
+        """Shard units of residual blocks, so that one or two at a time are whole on a device, and then the rest."""
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
         if isinstance(self.model, FSDPModule):
             return  # Lightning calls this again before testing
         mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
         policy = MixedPrecisionPolicy(reduce_dtype=self.reduce_dtype)
-        for block in self.model.blocks:
-            fully_shard(block, mesh=mesh, mp_policy=policy)
+        for unit in units(self.model.blocks, self.unit):
+            fully_shard(unit, mesh=mesh, mp_policy=policy)
         fully_shard(self.model, mesh=mesh, mp_policy=policy)
+
+
+def units(blocks: Iterable[nn.Module], least: int) -> list[list[nn.Module]]:
+    """Put neighbouring blocks together until they have ``least`` parameters; the last unit may have fewer."""
+    found: list[list[nn.Module]] = []
+    size = least
+    for block in blocks:
+        if size >= least:
+            found.append([])
+            size = 0
+        found[-1].append(block)
+        size += sum(parameter.numel() for parameter in block.parameters())
+    return found
 
 
 @contextlib.contextmanager
