@@ -32,10 +32,6 @@ from src.models.language_model import LanguageModel
 COMPRESSION = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Number format of gradients between devices by ``trainer.gradient_compression``; None is their own, float32."""
 
-UNIT = 1 << 24
-"""Parameters from which on blocks are gathered without further ones: for a small unit Python has more to do than the
-device."""
-
 
 class DataParallel(DDPStrategy):
     """Every device holds the whole model; behind the backward pass of a step their gradients are averaged.
@@ -118,8 +114,9 @@ class ShardedLanguageModel(LanguageModel):
     reduce_dtype: torch.dtype | None = None
     """Number format of gradient sums; None for that of the gradients, float32."""
 
-    unit: int = UNIT
-    """Parameters that neighbouring blocks must have together to come and go as one."""
+    unit: int = 1 << 24
+    """Parameters that neighbouring blocks must have together to come and go as one: for a small unit Python has more to
+    do than the device."""
 
     def captures(self, device: torch.device) -> bool:
         """No: weights come and go in memory."""

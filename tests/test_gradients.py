@@ -1,13 +1,11 @@
 """The mean of gradients over processes: two of them over gloo, against float64."""
 
-import multiprocessing
-
 import pytest
 import torch
-import torch.distributed as dist
 
 from src.gradients import GradientMean, grouped, same_start
 from src.strategy import DataParallel
+from tests.processes import in_two_processes
 
 SHAPES = ((7, 5), (3,), (64, 2), (1,), (40,))
 
@@ -21,8 +19,7 @@ def parameters(values):
     return [torch.nn.Parameter(value.clone()) for value in values]
 
 
-def _means(rank, store, queue):
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def means(rank):
     found = {}
     for name, dtype, piece in (("one piece", None, 1000), ("pieces", None, 50), ("fp16", torch.float16, 50)):
         mine = parameters(gradients(rank))
@@ -35,41 +32,31 @@ def _means(rank, store, queue):
     module = torch.nn.Linear(2, 2)
     torch.nn.init.constant_(module.weight, rank + 1.0)
     same_start(module)
-    queue.put((rank, found, module.weight.tolist()))
-    dist.destroy_process_group()
+    return found, module.weight.tolist()
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    store = tmp_path_factory.mktemp("gradients") / "store"
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=_means, args=(rank, store, queue)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    found = sorted(queue.get(timeout=120) for _ in workers)
-    for worker in workers:
-        worker.join()
-    return found
+    return in_two_processes(means, tmp_path_factory.mktemp("gradients"))
 
 
 @pytest.mark.parametrize("name", ["one piece", "pieces", "fp16"])
 def test_every_process_has_the_mean(both, name):
     allowed = 2**-10 if name == "fp16" else 2**-23  # of the values summed: half an ulp of each, and of the sum
-    for _, found, _ in both:
+    for found, _ in both:
         for mean, a, b in zip(found[name], gradients(0), gradients(1), strict=True):
             wanted = (a.double() + b.double()) / 2
             assert ((torch.tensor(mean).double() - wanted).abs() <= allowed * (a.abs() + b.abs()).double()).all()
 
 
 def test_half_precision_is_what_travels(both):
-    for _, found, _ in both:
+    for found, _ in both:
         assert found["fp16"] != found["pieces"]
         assert all(torch.equal(t, t.half().float()) for t in map(torch.tensor, found["fp16"]))
 
 
 def test_every_process_starts_as_the_first_one(both):
-    assert [weight for _, _, weight in both] == [[[1.0, 1.0], [1.0, 1.0]]] * 2
+    assert [weight for _, weight in both] == [[[1.0, 1.0], [1.0, 1.0]]] * 2
 
 
 @pytest.mark.parametrize("most, sizes", [(1000, [[35, 3, 128, 1, 40]]), (50, [[35, 3], [128], [1, 40]])])

@@ -1,10 +1,7 @@
 """FSDP2's units of blocks: two processes give the gradients of one, however many blocks come and go together."""
 
-import multiprocessing
-
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -12,6 +9,7 @@ from torch.distributed.tensor import DTensor
 from src.attention import Pattern
 from src.models.sparse_transformer import SparseTransformer
 from src.strategy import ShardedLanguageModel, units, whole_weights
+from tests.processes import in_two_processes
 
 DEPTH, N = 4, 32
 SHARES = [(unit, recompute) for unit in (1, 8_000, 1 << 24) for recompute in ("none", "block")]
@@ -34,9 +32,7 @@ def loss(model, x):
     return torch.nn.functional.cross_entropy(model(x).flatten(0, 1), x.flatten())
 
 
-def _gradients(rank, store, queue):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def gradients_in_shares(rank):
     found = {}
     for unit, recompute in SHARES:
         sharded = ShardedLanguageModel(network(recompute), max_steps=1)
@@ -52,22 +48,12 @@ def _gradients(rank, store, queue):
             whole = {name for name, p in sharded.model.named_parameters() if not isinstance(p, DTensor)}
         shares = {name for name, p in sharded.model.named_parameters() if isinstance(p, DTensor)}
         found[unit, recompute] = gradients, len(whole), len(shares)
-    queue.put(found)
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    store = tmp_path_factory.mktemp("shares") / "store"
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=_gradients, args=(rank, store, queue)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    found = [queue.get(timeout=120) for _ in workers]
-    for worker in workers:
-        worker.join()
-    return found
+    return in_two_processes(gradients_in_shares, tmp_path_factory.mktemp("shares"))
 
 
 @pytest.mark.parametrize(("unit", "recompute"), SHARES)

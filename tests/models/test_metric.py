@@ -1,14 +1,12 @@
 """Bits per byte: right under uneven batches and several processes."""
 
 import math
-import multiprocessing
-import socket
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from src.models.metric import BitsPerByte
+from tests.processes import in_two_processes
 
 
 def test_uneven_batches_weigh_by_their_bytes():
@@ -35,25 +33,11 @@ def test_sums_stay_exact_over_many_bytes():
     assert metric.compute().item() == pytest.approx(expected, rel=1e-12)
 
 
-def _score(rank: int, port: int, queue) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def score(rank: int) -> float:
     metric = BitsPerByte()
     metric.update(torch.full((10,), math.log(2)) if rank == 0 else torch.full((30,), 5 * math.log(2)))
-    queue.put(metric.compute().item())
-    dist.destroy_process_group()
+    return metric.compute().item()
 
 
-def test_several_processes_give_the_figure_of_one():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=_score, args=(rank, port, queue)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    figures = [queue.get(timeout=120) for _ in workers]
-    for worker in workers:
-        worker.join()
-    assert figures == pytest.approx([(10 + 150) / 40] * 2)
+def test_several_processes_give_the_figure_of_one(tmp_path):
+    assert in_two_processes(score, tmp_path) == pytest.approx([(10 + 150) / 40] * 2)
