@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from src import build
 from src.callbacks.figures import Figures
+from src.callbacks.stop_signal import StopSignal
 from src.cli import say_error
 from src.config import Config
 from src.errors import UserError
@@ -56,6 +57,15 @@ class Keep(Logger):
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: D102
         pass
+
+
+class Agreement(StopSignal):
+    """Lets ranks agree after every batch as in training, where a signal stops all of them; here it ends each at once.
+
+    Without it Lightning would wait for the device at every batch, to the same end.
+    """
+
+    SIGNALS = ()
 
 
 class Clock(Callback):
@@ -147,7 +157,7 @@ def trained(config: Config, folder: Path, steps: int, *callbacks: Callback) -> t
     kept = Keep()
     trainer = build.trainer(
         config, Run(folder), steps, data.micro_batches(config.trainer.devices), logger=[kept],
-        callbacks=[figures, *callbacks], enable_checkpointing=False,
+        callbacks=[Agreement(), figures, *callbacks], enable_checkpointing=False,
     )  # fmt: skip
     trainer.fit(build.language_model(config, steps), datamodule=data)
     os.environ.update(environment)

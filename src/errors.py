@@ -24,6 +24,10 @@ class UserError(Exception):
     """
 
 
+class ReaderLostError(RuntimeError):
+    """A process that reads data for a loader ended before its time."""
+
+
 def exit_code(work: Callable[[], Any], stopped: str = "stopped") -> int:
     """Do the work of a script and give its exit code; a user's mistake and Ctrl-C are a line on stderr.
 
@@ -43,9 +47,9 @@ def exit_code(work: Callable[[], Any], stopped: str = "stopped") -> int:
 
 
 def of_the_machine(error: Exception) -> UserError | None:
-    """Say in a sentence that the disk or the memory is too small, or a file refused; None for any other error."""
+    """Say in a sentence that disk or memory are too small, a file refused or a reader was lost; None for the rest."""
     if isinstance(error, MemoryError | RuntimeError):
-        return _of_memory(error)
+        return _of_a_reader(error) or _of_memory(error)
     if not isinstance(error, OSError):
         return None
     if error.errno in _FULL:
@@ -86,6 +90,15 @@ def said_if_out_of_memory(sentence: Callable[[], str]) -> Iterator[None]:
         if memory_error(error) is None:
             raise
         raise UserError(sentence()) from error
+
+
+def _of_a_reader(error: Exception) -> UserError | None:
+    said = str(error)
+    if not isinstance(error, ReaderLostError) and not said.startswith("DataLoader worker "):  # PyTorch's, on SIGCHLD
+        return None
+    return UserError(
+        f"a process that reads data is gone ({said.rstrip('. ')}): where memory is short take fewer data.workers"
+    )
 
 
 def _of_memory(error: Exception) -> UserError | None:

@@ -14,6 +14,7 @@ if __name__ == "__main__":
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +23,12 @@ from src import build
 from src.callbacks.scoring import ScoreProgress, StopBetweenBatches
 from src.checkpoint.file import check_model, read, usable_for
 from src.cli import say_error
-from src.errors import UserError, said_if_out_of_memory
+from src.errors import UserError, of_the_machine, said_if_out_of_memory
 from src.eval_request import Request
 from src.interrupt import raise_again
 from src.job import SAME_MISTAKE, check_count, finish_wandb, prepared_data, quiet_libraries
 from src.loggers import wandb_logger
-from src.ranks import end_with_supervisor, first_process, place
+from src.ranks import end, end_with_supervisor, first_process, lost_a_rank, place
 from src.report import evaluation_table
 from src.run import Run
 
@@ -63,6 +64,8 @@ def main(arguments: list[str]) -> int:
         if not first_process():
             time.sleep(SAME_MISTAKE)
         say_error(error)
+    except Exception as error:
+        code = failed(error)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         code = 128 + signal.SIGINT
         if first_process():
@@ -70,6 +73,19 @@ def main(arguments: list[str]) -> int:
     finally:
         finish_wandb(code)
     return code
+
+
+def failed(error: Exception) -> int:
+    """Say why the evaluation failed: a sentence for what came from outside, else a traceback; the exit code."""
+    if lost_a_rank(error):
+        print("another rank is gone: run the same again", file=sys.stderr, flush=True)
+        return 1
+    told = of_the_machine(error)
+    if told is None:
+        traceback.print_exception(error)
+        return 1
+    say_error(told)
+    return 2
 
 
 def evaluate(request: Request) -> None:
@@ -164,4 +180,4 @@ def log_to_wandb(request: Request, run: Run, figures: dict[str, Any], rows: list
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

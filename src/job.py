@@ -39,7 +39,7 @@ from src.memory import sentence
 from src.models.block import resolve_block_backend
 from src.models.language_model import LanguageModel
 from src.provenance import append_provenance
-from src.ranks import end_with_supervisor, first_process, lost_a_rank, place, stands_for_job, supervise
+from src.ranks import end, end_with_supervisor, first_process, lost_a_rank, place, stands_for_job, supervise
 from src.report import results_table
 from src.run import Run
 
@@ -100,6 +100,8 @@ def failed(run: Run, error: Exception) -> int:
     say_error(told)
     if first_process():
         run.discard_if_unused()
+        if run.last_checkpoint is not None:
+            log.info("go on with:  python -m src.train resume=%s", run.path)
     return 2
 
 
@@ -298,4 +300,4 @@ def quiet_libraries() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

@@ -28,7 +28,7 @@ class StopSignal(Callback):
     processor to processor and does not wait for a GPU. Other callbacks put ``questions`` of their own to all ranks.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
     SAVE = signal.SIGUSR2
 
     def __init__(self) -> None:

@@ -13,6 +13,9 @@ from src.data.byte_windows import Bytes
 from src.data.sampler import EMPTY, IntArray, TrainOrder
 from src.data.score_windows import Scored
 from src.data.waiting import Waits
+from src.errors import ReaderLostError
+
+LAST_BREATH = 0.2  # seconds from a process's last word to its exit code
 
 
 class TrainItems(Protocol):
@@ -97,7 +100,7 @@ class WatchedLoader(DataLoader[Any]):
             batches = super().__iter__()
         while True:
             with self.waits.noted(self.name, batches):
-                batch = next(batches, None)
+                batch = _next(batches)
             if batch is None:
                 return
             yield batch
@@ -107,6 +110,22 @@ class WatchedLoader(DataLoader[Any]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         pass
+
+
+def _next(batches: Iterator[Any]) -> Any:
+    """Give the next batch, or None at the end.
+
+    Raises:
+        ReaderLostError: a process that reads has ended; what PyTorch raises then depends on where it was.
+    """
+    try:
+        return next(batches, None)
+    except (RuntimeError, OSError, EOFError) as error:
+        for worker in getattr(batches, "_workers", ()):
+            worker.join(LAST_BREATH)
+            if worker.exitcode:
+                raise ReaderLostError(f"process {worker.pid} ended with exit code {worker.exitcode}") from error
+        raise
 
 
 def _as_it_is(batch: Any) -> Any:
