@@ -22,6 +22,7 @@ from src.callbacks.attention_picture import AttentionPicture
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.disk_space import DiskSpace
 from src.callbacks.figures import Figures
+from src.callbacks.lost_rank import LostRank
 from src.callbacks.nonfinite import NonFinite
 from src.callbacks.pattern_picture import PatternPicture
 from src.callbacks.profile import Profile
@@ -148,12 +149,13 @@ def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
 
 
 def watchdogs(config: Config, run: Run) -> list[Callback]:
-    """Build what looks after a run: numbers that are not finite, data that do not come, a disk that is nearly full."""
+    """Build what looks after a run: numbers that are not finite, missing data or ranks, a disk that is nearly full."""
     watch = config.watch
     steps = watch.nonfinite_steps if watch.nonfinite == "stop" else None
     built: list[Callback] = [
         NonFinite(run.path, config.trainer.log_every, steps, config.seed),
         DiskSpace(run.checkpoints),
+        LostRank(run.path),
     ]
     if watch.stall_seconds is not None:
         built.append(StalledData(watch.stall_seconds))

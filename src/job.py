@@ -39,7 +39,7 @@ from src.memory import sentence
 from src.models.block import resolve_block_backend
 from src.models.language_model import LanguageModel
 from src.provenance import append_provenance
-from src.ranks import end, end_with_supervisor, first_process, lost_a_rank, place, stands_for_job, supervise
+from src.ranks import end, end_with_supervisor, first_process, lost_a_rank, place, say_lost, stands_for_job, supervise
 from src.report import results_table
 from src.run import Run
 
@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> int:
 def failed(run: Run, error: Exception) -> int:
     """Say why the job failed, and give its exit code: a sentence for what came from outside, else the traceback."""
     if lost_a_rank(error):
-        log.error("another rank is gone; go on with:  python -m src.train resume=%s", run.path)
+        say_lost(run.path)
         return 1
     told = of_the_machine(error)
     if told is None:

@@ -6,6 +6,8 @@ themselves, each as ``python -m src.job RUN_DIR``; otherwise ``supervise`` does.
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import signal
 import socket
@@ -20,7 +22,8 @@ from typing import NoReturn
 
 from src.errors import UserError
 
-GRACE = 5.0  # seconds that ranks have to end by themselves once one has failed
+log = logging.getLogger(__name__)
+GRACE = 15.0  # seconds that ranks have to end by themselves once one has failed
 STOP_GRACE = 120.0  # seconds that ranks may take to save and end after a stop signal
 LAUNCHED = "SPARSE_TRANSFORMER_RANKS"  # in the environment of ranks that ``supervise`` started
 PARENT = "SPARSE_TRANSFORMER_SWEEP"  # in the environment of jobs that a sweep started
@@ -128,14 +131,20 @@ def whole_number(name: str, text: str) -> int:
 
 
 def end_with_supervisor() -> None:
-    """In a rank that ``supervise`` started, or a job of a sweep: end when that is killed (Linux alone)."""
+    """In a rank that ``supervise`` started, or a job of a sweep: end when that is killed."""
     supervisor = os.environ.get(LAUNCHED) or os.environ.get(PARENT)
-    if supervisor is None or sys.platform != "linux":
+    if supervisor is not None:
+        end_with_parent(int(supervisor))
+
+
+def end_with_parent(parent: int) -> None:
+    """End this process as soon as its parent is killed (Linux alone)."""
+    if sys.platform != "linux":
         return
     import ctypes
 
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != int(supervisor):
+    if os.getppid() != parent:
         os._exit(STOPPED + signal.SIGKILL)  # it went before we asked
 
 
@@ -156,6 +165,12 @@ def end(code: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+@functools.cache  # once: whoever notices first
+def say_lost(run: Path) -> None:
+    """Say that another rank is gone, and how to go on."""
+    log.error("another rank is gone; go on with:  python -m src.train resume=%s", run)
 
 
 def supervise(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -14,6 +16,7 @@ from src.data.sampler import EMPTY, IntArray, TrainOrder
 from src.data.score_windows import Scored
 from src.data.waiting import Waits
 from src.errors import ReaderLostError
+from src.ranks import end_with_parent
 
 LAST_BREATH = 0.2  # seconds from a process's last word to its exit code
 
@@ -128,6 +131,12 @@ def _next(batches: Iterator[Any]) -> Any:
         raise
 
 
+def _begin_worker(parent: int, number: int) -> None:
+    """End with the process that reads from this one; it holds copies of its connections to other ranks open."""
+    if os.getppid() == parent:  # else it was forked by a server
+        end_with_parent(parent)
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -148,4 +157,5 @@ def loader(
         collate_fn=_as_it_is,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        worker_init_fn=functools.partial(_begin_worker, os.getpid()),
     )

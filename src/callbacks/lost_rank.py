@@ -1,0 +1,71 @@
+"""A rank whose process is gone: the others end with a sentence, even where they wait for it inside the GPU's driver."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from src.callbacks.stop_signal import Interrupted
+from src.ranks import say_lost
+
+PATIENCE = 5.0  # seconds in which the training thread may end the run in order
+FOR_EVER = timedelta(days=3650)
+
+
+class LostRank(Callback):
+    """A thread that hears at once when the process of another rank ends, by their connection that breaks.
+
+    Every rank listens to the next one, in a ring, for a word that is sent when the work is done. Where the training
+    thread hears of the loss as well, since an exchange of its own fails, it has some seconds to end the run in order.
+    But where it waits for the GPU, which waits for a process that is gone, it waits for ever.
+
+    Args:
+        run: the run's directory, named to the user.
+        patience: seconds that the training thread may take.
+    """
+
+    def __init__(self, run: Path, patience: float = PATIENCE) -> None:
+        self.run = run
+        self.patience = patience
+        self._group: Any = None
+        self._left = threading.Event()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin to listen; every rank comes here."""
+        if trainer.world_size == 1:
+            return
+        self._left.clear()
+        self._group = dist.new_group(backend="gloo", timeout=FOR_EVER)
+        threading.Thread(target=self._listen, args=(self._group, self._left), name="lost rank", daemon=True).start()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tell the rank before that the work is done: the end of this process is none of its business any more."""
+        if self._group is None:
+            return
+        self._left.set()
+        with contextlib.suppress(RuntimeError):  # it has gone already
+            dist.send(torch.ones(1), (dist.get_rank() - 1) % dist.get_world_size(), self._group)
+        self._group = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Tell it too where all ranks stop, each in its own time: Lightning calls no teardown then."""
+        if isinstance(exception, Interrupted | KeyboardInterrupt | SystemExit):
+            self.teardown(trainer, pl_module, "")
+
+    def _listen(self, group: Any, left: threading.Event) -> None:
+        try:
+            dist.recv(torch.zeros(1), (dist.get_rank() + 1) % dist.get_world_size(), group)
+        except RuntimeError:
+            time.sleep(self.patience)
+            if not left.is_set():
+                say_lost(self.run)
+                os._exit(1)

@@ -1,0 +1,97 @@
+"""Processes that read for a loader: one that is lost ends the run in a sentence, and none outlives its reader."""
+
+import errno
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from src.data.loading import loader
+from src.data.waiting import Waits
+from src.errors import of_the_machine
+
+
+class Read(Dataset[Any]):
+    """Four items, each what ``read`` gives for its number."""
+
+    def __init__(self, read: Callable[[int], Any]) -> None:
+        self.read = read
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, number: int) -> Any:
+        return self.read(number)
+
+
+def loaded(read: Callable[[int], Any]) -> DataLoader[Any]:
+    return loader("training", Waits(), Read(read), [[number] for number in range(4)], workers=2)  # type: ignore[arg-type]
+
+
+def killed(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def ended(number: int) -> int:
+    if number == 3:
+        os._exit(3)
+    return number
+
+
+@pytest.mark.parametrize("fault", [killed, ended])
+def test_a_lost_process_is_told_in_a_sentence(fault):
+    with pytest.raises(RuntimeError) as lost:
+        list(loaded(fault))
+    sentence = r"a process that reads data is gone \(.*\): where memory is short take fewer data\.workers"
+    assert re.fullmatch(sentence, str(of_the_machine(lost.value)))
+
+
+def test_an_error_of_reading_stays_what_it_is():
+    def refused(number: int) -> None:
+        raise PermissionError(errno.EACCES, "refused", "the file")
+
+    with pytest.raises(PermissionError, match="the file"):
+        list(loaded(refused))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends them")
+def test_processes_end_with_a_reader_that_is_killed():
+    """At once: they hold its connections to other ranks open, who shall hear that it is gone."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def read_and_be_killed() -> None:
+        batches = iter(loaded(lambda number: number))
+        next(batches)
+        theirs.send([process.pid for process in multiprocessing.active_children()])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    reader = context.Process(target=read_and_be_killed)
+    reader.start()
+    assert ours.poll(30)
+    pids = ours.recv()
+    reader.join()
+    deadline = time.monotonic() + 2  # by themselves they look every 5 seconds
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    left = [pid for pid in pids if alive(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert len(pids) == 2 and not left
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
