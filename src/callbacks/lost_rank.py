@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ class LostRank(Callback):
         self.patience = patience
         self._group: Any = None
         self._left = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin to listen; every rank comes here."""
@@ -45,27 +45,34 @@ class LostRank(Callback):
             return
         self._left.clear()
         self._group = dist.new_group(backend="gloo", timeout=FOR_EVER)
-        threading.Thread(target=self._listen, args=(self._group, self._left), name="lost rank", daemon=True).start()
+        self._thread = threading.Thread(target=self._listen, args=(self._group,), name="lost rank", daemon=True)
+        self._thread.start()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Tell the rank before that the work is done: the end of this process is none of its business any more."""
-        if self._group is None:
-            return
-        self._left.set()
-        with contextlib.suppress(RuntimeError):  # it has gone already
-            dist.send(torch.ones(1), (dist.get_rank() - 1) % dist.get_world_size(), self._group)
-        self._group = None
+        """Tell the rank before that the work is done, and wait for the next one: its word, or its end.
+
+        A thread that still listens when Python ends would take the process down with a signal.
+        """
+        self._leave()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Tell it too where all ranks stop, each in its own time: Lightning calls no teardown then."""
         if isinstance(exception, Interrupted | KeyboardInterrupt | SystemExit):
-            self.teardown(trainer, pl_module, "")
+            self._leave(self.patience)
 
-    def _listen(self, group: Any, left: threading.Event) -> None:
+    def _leave(self, seconds: float | None = None) -> None:
+        if self._thread is None:
+            return
+        self._left.set()
+        with contextlib.suppress(RuntimeError):  # it has gone already
+            dist.send(torch.ones(1), (dist.get_rank() - 1) % dist.get_world_size(), self._group)
+        self._thread.join(seconds)
+        self._group = self._thread = None
+
+    def _listen(self, group: Any) -> None:
         try:
             dist.recv(torch.zeros(1), (dist.get_rank() + 1) % dist.get_world_size(), group)
         except RuntimeError:
-            time.sleep(self.patience)
-            if not left.is_set():
+            if not self._left.wait(self.patience):
                 say_lost(self.run)
                 os._exit(1)
