@@ -17,9 +17,10 @@ $(VENV)/.done: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed, found $$($(PYTHON) --version 2>&1): run make PYTHON=python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock || \
+	@$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement requirements.lock || \
 		echo "requirements.lock does not fit this machine: versions are chosen by the ranges of pyproject.toml"
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores, where pip takes one
 	@touch $@
 
 train: setup ## Train a small model on Python's own sources, to the end, without any download

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from src.callbacks.metrics_csv import MetricsCsv
@@ -13,7 +12,6 @@ from src.config import Config
 from src.ranks import first_process
 from src.run import Run
 from src.wandb_login import login_known
-from src.wandb_run import started
 
 
 def loggers(config: Config, run: Run, after_step: int, rows: int | None, facts: dict[str, Any]) -> list[Logger]:
@@ -32,6 +30,10 @@ def loggers(config: Config, run: Run, after_step: int, rows: int | None, facts: 
 
 def wandb_logger(config: Config, run: Run, facts: dict[str, Any]) -> WandbLogger:
     """Build the logger of the run's own wandb run; ``facts`` identify the data and may be empty."""
+    import wandb  # here: other loggers and other ranks start sooner without it
+
+    from src.wandb_run import started
+
     # wandb takes a point in a name for a level of a table, and then finds no such column; numbers it can sort
     columns = {key.replace(".", "_"): as_number(value) for key, value in config.logger.columns.items()}
     logger = WandbLogger(
