@@ -115,7 +115,7 @@ def measure(rows: list[Row], options: argparse.Namespace, folder: Path) -> None:
     Raises:
         UserError: a configuration that cannot run.
     """
-    from src.ranks import STOPPED, supervise
+    from src.ranks import GRACE, STOPPED, supervise
     from src.run import Run
 
     if options.device == "cpu":
@@ -133,7 +133,7 @@ def measure(rows: list[Row], options: argparse.Namespace, folder: Path) -> None:
         left = [row for row in rows if row.devices == devices]
         while left:
             (folder / "request.json").write_text(json.dumps([asked[row.name] for row in left]))
-            code = supervise([sys.executable, "-m", "scripts.scaling_rank", str(folder)], devices, 1)
+            code = supervise([sys.executable, "-m", "scripts.scaling_rank", str(folder)], devices, 1, grace=GRACE)
             done = [row for row in left if (folder / f"{row.name}.json").is_file()]
             for row in done:
                 row.found = json.loads((folder / f"{row.name}.json").read_text())

@@ -127,6 +127,7 @@ def data_module(config: Config) -> ByteDataModule:
 def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
     """Build what goes along with training."""
     stop = StopSignal()
+    saving = checkpoints(config, run, stop)
     step_bytes = config.data.batch_size * config.data.context
     built: list[Callback] = [
         stop,
@@ -134,7 +135,8 @@ def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
         PatternPicture(
             run.path / "pattern.png", attention_pattern(config.attention), config.model.heads, config.data.context
         ),
-        checkpoints(config, run, stop),
+        saving,
+        LostRank(run.path, lambda: saving.writer.busy),
         *watchdogs(config, run),
     ]
     built += samples(config, run, data)
@@ -149,13 +151,12 @@ def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
 
 
 def watchdogs(config: Config, run: Run) -> list[Callback]:
-    """Build what looks after a run: numbers that are not finite, missing data or ranks, a disk that is nearly full."""
+    """Build what looks after a run: numbers that are not finite, data that do not come, a disk that is nearly full."""
     watch = config.watch
     steps = watch.nonfinite_steps if watch.nonfinite == "stop" else None
     built: list[Callback] = [
         NonFinite(run.path, config.trainer.log_every, steps, config.seed),
         DiskSpace(run.checkpoints),
-        LostRank(run.path),
     ]
     if watch.stall_seconds is not None:
         built.append(StalledData(watch.stall_seconds))

@@ -23,7 +23,7 @@ from typing import NoReturn
 from src.errors import UserError
 
 log = logging.getLogger(__name__)
-GRACE = 15.0  # seconds that ranks have to end by themselves once one has failed
+GRACE = 15.0  # seconds that ranks have to notice by themselves that one was killed
 STOP_GRACE = 120.0  # seconds that ranks may take to save and end after a stop signal
 LAUNCHED = "SPARSE_TRANSFORMER_RANKS"  # in the environment of ranks that ``supervise`` started
 PARENT = "SPARSE_TRANSFORMER_SWEEP"  # in the environment of jobs that a sweep started
@@ -183,7 +183,7 @@ def supervise(
         devices: ranks of this machine.
         num_nodes: machines of the job; MASTER_ADDR, MASTER_PORT and NODE_RANK must say where, if more than one.
         log_file: named to the user when a rank fails.
-        grace: seconds that the other ranks may take to end after one ended on a signal.
+        grace: seconds that the other ranks may take to save and end once they were asked to.
 
     Returns:
         0, or the exit code of the first rank that failed.
@@ -217,9 +217,11 @@ def supervise(
         if failed is None:
             return 0
         code = _exit_code(ranks[failed])
-        if code < STOPPED:
+        if code >= STOPPED and code not in ASKED:
+            _wait_for_all(ranks, GRACE)  # with no signal between: they have something to say
+        if code not in ASKED:
             _signal_all(ranks, signal.SIGTERM)
-        _end_all(ranks, grace if code in ASKED else GRACE)
+        _wait_for_all(ranks, grace)
         if code not in (*ASKED, TOLD):
             number = node * devices + failed
             see = f": see {log_file}" if log_file else ""
@@ -228,6 +230,8 @@ def supervise(
         return code
     finally:
         _signal_all(ranks, signal.SIGKILL)
+        for rank in ranks:
+            rank.wait()
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
@@ -246,14 +250,11 @@ def _first_failure(ranks: list[subprocess.Popen[bytes]]) -> int | None:
         time.sleep(0.1)
 
 
-def _end_all(ranks: list[subprocess.Popen[bytes]], grace: float) -> None:
-    """Let ranks save, say what they have to and end; after so many seconds end those that may wait for ever."""
-    deadline = time.monotonic() + grace
+def _wait_for_all(ranks: list[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Let ranks save, say what they have to and end, for so many seconds at most."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and any(rank.poll() is None for rank in ranks):
         time.sleep(0.1)
-    _signal_all(ranks, signal.SIGKILL)
-    for rank in ranks:
-        rank.wait()
 
 
 def _signal_all(ranks: list[subprocess.Popen[bytes]], signum: int) -> None:

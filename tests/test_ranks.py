@@ -78,9 +78,8 @@ def test_a_machine_of_several_says_where_it_waits_for_the_others(tmp_path, capfd
     assert capfd.readouterr().out.splitlines() == ["machine 2 of 3: meets the others at node7:29501", "1"]
 
 
-def test_a_rank_that_fails_ends_those_that_wait_for_it(tmp_path, capsys, monkeypatch):
+def test_a_rank_that_fails_ends_those_that_wait_for_it(tmp_path, capsys):
     """The others neither end by themselves nor heed SIGTERM, as a process inside a collective operation."""
-    monkeypatch.setattr(ranks, "GRACE", 1.0)
     code = f"""
 import os, signal, sys, time
 from pathlib import Path
@@ -91,7 +90,7 @@ Path({str(tmp_path)!r}, "pid" + os.environ["RANK"]).write_text(str(os.getpid()))
 time.sleep(600)
 """
     began = time.monotonic()
-    assert supervise(python(code), 3, 1, tmp_path / "log") == 7
+    assert supervise(python(code), 3, 1, tmp_path / "log", grace=1.0) == 7
     assert time.monotonic() - began < 60
     assert "error: rank 1 ended with exit code 7, so all ranks were stopped: see" in capsys.readouterr().err
     assert not [file for file in tmp_path.glob("pid*") if alive(int(file.read_text()))]
@@ -111,6 +110,20 @@ sys.exit(1)
     said = capfd.readouterr()
     assert "another rank is gone" in said.out
     assert "error: rank 1 ended with exit code 137, so all ranks were stopped" in said.err
+
+
+def test_ranks_that_have_not_begun_end_soon_after_one_was_killed(tmp_path, monkeypatch):
+    """They wait for it at their meeting place, where only a signal ends them."""
+    monkeypatch.setattr(ranks, "GRACE", 0.5)
+    code = """
+import os, signal, time
+if os.environ["RANK"] == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(600)
+"""
+    began = time.monotonic()
+    assert supervise(python(code), 2, 1, tmp_path / "log") == 137
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("launcher", ["supervise", "torchrun", "none"])

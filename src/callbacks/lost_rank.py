@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from src.callbacks.stop_signal import Interrupted
 from src.ranks import say_lost
 
 PATIENCE = 5.0  # seconds in which the training thread may end the run in order
+WRITING = 60.0  # seconds that a checkpoint may still be written after them
 FOR_EVER = timedelta(days=3650)
 
 
@@ -29,11 +32,13 @@ class LostRank(Callback):
 
     Args:
         run: the run's directory, named to the user.
+        writing: says whether a checkpoint is being written, which shall come to its end.
         patience: seconds that the training thread may take.
     """
 
-    def __init__(self, run: Path, patience: float = PATIENCE) -> None:
+    def __init__(self, run: Path, writing: Callable[[], bool], patience: float = PATIENCE) -> None:
         self.run = run
+        self.writing = writing
         self.patience = patience
         self._group: Any = None
         self._left = threading.Event()
@@ -73,6 +78,10 @@ class LostRank(Callback):
         try:
             dist.recv(torch.zeros(1), (dist.get_rank() + 1) % dist.get_world_size(), group)
         except RuntimeError:
-            if not self._left.wait(self.patience):
-                say_lost(self.run)
-                os._exit(1)
+            if self._left.wait(self.patience):
+                return
+            deadline = time.monotonic() + WRITING
+            while self.writing() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            say_lost(self.run)
+            os._exit(1)

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from src import ranks
 from src.callbacks.lost_rank import LostRank
 from src.ranks import supervise
@@ -19,13 +21,17 @@ from src.callbacks.lost_rank import LostRank
 from src.callbacks.stop_signal import Interrupted
 rank = int(os.environ["RANK"])
 dist.init_process_group("gloo")
-watch = LostRank(Path("runs/mine"), patience=0.2)
+draft = Path(os.environ["DRAFT"])
+watch = LostRank(Path("runs/mine"), draft.exists, patience=0.2)
 trainer = SimpleNamespace(world_size=dist.get_world_size())
 watch.setup(trainer, None, "fit")
 """
 KILLED = """
 if rank == 1:
     os.kill(os.getpid(), signal.SIGKILL)
+if rank == 0:
+    time.sleep(3)
+    draft.rename(draft.with_suffix(".written"))
 time.sleep(600)  # as in a library that waits for the GPU
 """
 FAILED = """
@@ -48,14 +54,23 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", RANK + code]
 
 
-def test_ranks_that_wait_for_a_killed_one_say_so_and_end(tmp_path, capfd, monkeypatch):
-    """Long before they would be ended; the third one listens to the first, not to the killed one."""
+@pytest.fixture(autouse=True)
+def draft(tmp_path, monkeypatch) -> Path:
+    """What is being written while it is there."""
+    monkeypatch.setenv("DRAFT", str(tmp_path / "last.ckpt"))
+    return tmp_path / "last.ckpt"
+
+
+def test_ranks_that_wait_for_a_killed_one_say_so_and_end(tmp_path, draft, capfd, monkeypatch):
+    """When nothing is being written, and long before they would be ended; the third one listens to the first."""
     monkeypatch.setattr(ranks, "GRACE", 60.0)
+    draft.touch()
     began = time.monotonic()
     assert supervise(python(KILLED), 3, 1, tmp_path / "log") == 137
     assert time.monotonic() - began < 40
     said = capfd.readouterr().err
     assert said.count("another rank is gone; go on with:  python -m src.train resume=runs/mine") == 2
+    assert draft.with_suffix(".written").exists()
 
 
 def test_ranks_that_stop_may_go_at_different_times(tmp_path, capfd):
@@ -70,6 +85,6 @@ def test_a_rank_that_failed_is_gone_for_the_others(tmp_path, capfd, monkeypatch)
 
 
 def test_a_single_device_listens_to_nobody():
-    watch, trainer = LostRank(Path("run")), cast(Any, SimpleNamespace(world_size=1))
+    watch, trainer = LostRank(Path("run"), lambda: False), cast(Any, SimpleNamespace(world_size=1))
     watch.setup(trainer, trainer, "fit")
     watch.teardown(trainer, trainer, "fit")
