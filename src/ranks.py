@@ -217,9 +217,9 @@ def supervise(
         if failed is None:
             return 0
         code = _exit_code(ranks[failed])
-        if code >= STOPPED and code not in ASKED:
-            _wait_for_all(ranks, GRACE)  # with no signal between: they have something to say
         if code not in ASKED:
+            if code >= STOPPED:
+                _wait_for_all(ranks, GRACE)  # with no signal between: they have something to say
             _signal_all(ranks, signal.SIGTERM)
         _wait_for_all(ranks, grace)
         if code not in (*ASKED, TOLD):

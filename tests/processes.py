@@ -1,4 +1,4 @@
-"""Work of a test in two processes that exchange over gloo."""
+"""Processes of tests: two that exchange over gloo, and whether one is still there."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -22,6 +22,14 @@ def in_two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
     for worker in workers:
         worker.join()
     return [found[rank] for rank in range(RANKS)]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _begin(work: Callable[[int], Any], rank: int, store: Path, queue: Any) -> None:

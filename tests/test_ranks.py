@@ -12,6 +12,7 @@ import pytest
 from src import ranks
 from src.errors import UserError
 from src.ranks import Place, check_ranks, lost_a_rank, place, supervise
+from tests.processes import alive
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
 SRUN = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}
@@ -184,11 +185,3 @@ def sleeping(folder: Path) -> tuple[subprocess.Popen[bytes], list[int]]:
             return process, [int((folder / str(rank)).read_text()) for rank in range(2)]
         time.sleep(0.05)
     raise AssertionError("the ranks never began")
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"

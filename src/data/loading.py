@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from src.data.byte_windows import Bytes
 from src.data.sampler import EMPTY, IntArray, TrainOrder
 from src.data.score_windows import Scored
-from src.data.waiting import Waits
+from src.data.waiting import Waits, workers_of
 from src.errors import ReaderLostError
 from src.ranks import end_with_parent
 
@@ -124,7 +124,7 @@ def _next(batches: Iterator[Any]) -> Any:
     try:
         return next(batches, None)
     except (RuntimeError, OSError, EOFError) as error:
-        for worker in getattr(batches, "_workers", ()):
+        for worker in workers_of(batches):
             worker.join(LAST_BREATH)
             if worker.exitcode:
                 raise ReaderLostError(f"process {worker.pid} ended with exit code {worker.exitcode}") from error

@@ -22,7 +22,7 @@ class Wait:
 
     def whom(self) -> str:
         """Say which process the batch should come from, and what that process does."""
-        workers = getattr(self.batches, "_workers", None)
+        workers = workers_of(self.batches)
         if not workers:
             return "this process reads it itself (data.workers=0)"
         number = _awaited(self.batches)
@@ -32,7 +32,7 @@ class Wait:
 
     def end_workers(self) -> None:
         """End the loader's processes, also those that do not listen."""
-        workers = list(getattr(self.batches, "_workers", ()))
+        workers = workers_of(self.batches)
         if workers:
             self.batches._shutdown_workers()
         for worker in workers:
@@ -53,6 +53,11 @@ class Waits:
             yield
         finally:
             self.now = None
+
+
+def workers_of(batches: Any) -> list[Any]:
+    """Give the processes that read for PyTorch's iterator; none where this process reads itself."""
+    return list(getattr(batches, "_workers", ()))
 
 
 def _awaited(batches: Any) -> int | None:

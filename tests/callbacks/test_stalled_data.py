@@ -11,6 +11,7 @@ import pytest
 from src.data import loading
 from src.errors import UserError
 from tests.in_process import new_run, train
+from tests.processes import alive
 
 
 def stuck_after(calls: int, monkeypatch, folder: Path) -> None:
@@ -65,9 +66,8 @@ def test_a_stopped_worker_is_named_and_does_not_outlive_the_run(tmp_path, monkey
     run = new_run(tmp_path / "run", "watch.stall_seconds=0.5", "data.workers=1")
     with pytest.raises(UserError, match=r"worker 0 \(process \d+, stopped\) of data\.workers=1"):
         train(run)
-    stat = Path(f"/proc/{pids.read_text()}/stat")
     deadline = time.monotonic() + 30
-    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+    while alive(int(pids.read_text())):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

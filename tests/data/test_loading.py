@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from src.data.loading import loader
 from src.data.waiting import Waits
 from src.errors import of_the_machine
+from tests.processes import alive
 
 
 class Read(Dataset[Any]):
@@ -88,10 +88,3 @@ def test_processes_end_with_a_reader_that_is_killed():
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert len(pids) == 2 and not left
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
