@@ -7,3 +7,7 @@ import os
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     collect_ignore_glob = ["test_*.py"]
+else:
+    from tests.attention.triton.interpreter import prepare_once_a_launch
+
+    prepare_once_a_launch()
