@@ -146,8 +146,10 @@ def covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-def trained(config: Config, folder: Path, steps: int, *callbacks: Callback) -> tuple[list[dict[str, float]], Figures]:
-    """Train a new model for some steps with the framework's own trainer; what it logged, and its figures."""
+def trained(
+    config: Config, folder: Path, steps: int, *callbacks: Callback
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Train a new model for some steps with the framework's own trainer; what it logged, and the latest figures."""
     environment = dict(os.environ)  # Lightning takes WORLD_SIZE out of it at the end
     data = prepared_data(config)
     figures = Figures(
@@ -165,7 +167,7 @@ def trained(config: Config, folder: Path, steps: int, *callbacks: Callback) -> t
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return kept.rows, figures
+    return kept.rows, figures.latest
 
 
 def measured(config: Config, folder: Path, row: dict[str, Any]) -> dict[str, Any]:
@@ -189,8 +191,8 @@ def measured(config: Config, folder: Path, row: dict[str, Any]) -> dict[str, Any
         last = row["warm"] + row["steps"]
         config.trainer.log_every = last  # an entry for the memory, when the time has been taken
         clock = Clock(row["warm"], last)
-        rows, figures = trained(config, folder, last + TRACED, clock)
-        memory = {**rows[-1], **figures.latest}
+        rows, latest = trained(config, folder, last + TRACED, clock)
+        memory = {**rows[-1], **latest}
         found |= {
             "seconds": clock.seconds / row["steps"],
             "share": clock.communication and clock.communication[0],

@@ -1,5 +1,6 @@
 """The scaling bench: what it would run, and that a row that does not train as one device does shows no time."""
 
+import gc
 import json
 import math
 import subprocess
@@ -11,9 +12,10 @@ import pytest
 import torch
 from torch.autograd import DeviceType
 
-from scripts.bench_scaling import planned
-from scripts.scaling_rank import covered, shares
+from scripts.bench_scaling import configured, made_text, planned
+from scripts.scaling_rank import covered, shares, trained
 from scripts.scaling_table import Row, disagreement, efficiency, refusal, report
+from src.models.language_model import LanguageModel
 from tests.runs import environment
 
 FOUND = {
@@ -103,6 +105,18 @@ def test_communication_is_told_from_work():
     share, alone = shares([Event("gloo:all_reduce", 0, 10, on_gpu=False)], 100) or (0, 0)
     assert share == 0.1 and math.isnan(alone)
     assert shares([Event("gemm", 0, 10)], 100) is None
+
+
+def test_what_was_trained_first_does_not_count_as_memory_of_the_next(tmp_path):
+    def models() -> int:
+        gc.collect()
+        return sum(type(thing) is LanguageModel for thing in gc.get_objects())
+
+    before = models()
+    small = options(overrides=["model.width=16", "trainer.log_every=1"])
+    config = configured(rows()[0], small, made_text(tmp_path / "text", 100_000))
+    kept = trained(config, tmp_path, 1)
+    assert kept[0] and models() == before
 
 
 def bench(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
