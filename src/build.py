@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any, cast
@@ -42,7 +43,7 @@ from src.peak import peak_tflops
 from src.pictures import given_bytes, shown_byte
 from src.precision import precision_plugin, set_tf32
 from src.provenance import versions
-from src.ranks import first_process, place
+from src.ranks import first_process, place, say_lost
 from src.run import Run
 from src.strategy import COMPRESSION, DataParallel, FullyShard, ShardedLanguageModel
 
@@ -136,7 +137,7 @@ def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
             run.path / "pattern.png", attention_pattern(config.attention), config.model.heads, config.data.context
         ),
         saving,
-        LostRank(run.path, lambda: saving.writer.busy),
+        LostRank(functools.partial(say_lost, run.path), lambda: saving.writer.busy),
         *watchdogs(config, run),
     ]
     built += samples(config, run, data)

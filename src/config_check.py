@@ -27,7 +27,7 @@ def check(config: Config) -> None:
     Raises:
         UserError: one sentence with the key, the value found and what is allowed.
     """
-    _check_fields(config, "")
+    check_fields(config)
     _check_pattern(config.attention, config.model.heads)
     _check_model(config.model)
     _check_batches(config)
@@ -104,11 +104,16 @@ def interleave_ratio(text: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def _check_fields(node: Any, prefix: str) -> None:
+def check_fields(node: Any, prefix: str = "") -> None:
+    """Refuse a value that its key cannot have, whatever the other keys are.
+
+    Raises:
+        UserError: one sentence with the key, the value found and what is allowed.
+    """
     for item in dataclasses.fields(node):
         key, value = prefix + item.name, getattr(node, item.name)
         if dataclasses.is_dataclass(value):
-            _check_fields(value, f"{key}.")
+            check_fields(value, f"{key}.")
         elif value is not None:
             _check_value(key, value, item.metadata)
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from src.cli import command, overridden_keys, typed
 from src.config import EvalConfig
-from src.config_check import check, check_eval
+from src.config_check import check, check_eval, check_fields
 from src.config_restore import restore
 from src.errors import UserError
 from src.eval_request import Request
@@ -31,7 +31,7 @@ OWN_KEYS = ("run", "checkpoint", "split", "eval.min_context")
 def evaluate(cfg: DictConfig) -> None:
     """Score the run that the command line names, with its own configuration."""
     command_line = cast(EvalConfig, typed(cfg, EvalConfig))
-    check(command_line)
+    check_fields(command_line)  # the run says what goes with what
     if place().world > 1:
         raise UserError(f"src.eval starts its processes itself: run it without {place().launcher}, trainer.devices=N")
     run = Run.find(command_line.run)

@@ -11,6 +11,7 @@ if __name__ == "__main__":
 
     stop_quietly()
 
+import functools
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src import build
+from src.callbacks.lost_rank import LostRank
 from src.callbacks.scoring import ScoreProgress, StopBetweenBatches
 from src.checkpoint.file import check_model, read, usable_for
 from src.cli import say_error
@@ -78,7 +80,7 @@ def main(arguments: list[str]) -> int:
 def failed(error: Exception) -> int:
     """Say why the evaluation failed: a sentence for what came from outside, else a traceback; the exit code."""
     if lost_a_rank(error):
-        print("another rank is gone: run the same again", file=sys.stderr, flush=True)
+        say_lost()
         return 1
     told = of_the_machine(error)
     if told is None:
@@ -86,6 +88,12 @@ def failed(error: Exception) -> int:
         return 1
     say_error(told)
     return 2
+
+
+@functools.cache  # once: whoever notices first
+def say_lost() -> None:
+    """Say that another rank is gone, and what to do."""
+    print(f"rank {place().rank}: another rank is gone: run the same again", file=sys.stderr, flush=True)
 
 
 def evaluate(request: Request) -> None:
@@ -132,7 +140,7 @@ class Scoring:
         self.model.load_state_dict(read(checkpoint)["state_dict"])
         # one trainer for all rows: at its end Lightning takes WORLD_SIZE out of the environment
         self.here, self.bar = place(), ScoreProgress()
-        callbacks = [StopBetweenBatches(), *([self.bar] if request.config.trainer.progress else [])]
+        callbacks = [StopBetweenBatches(), LostRank(say_lost), *([self.bar] if request.config.trainer.progress else [])]
         self.data.trainer = self.trainer = build.trainer(
             request.config, Run.find(request.run), 1, 1, logger=False, enable_checkpointing=False, callbacks=callbacks
         )

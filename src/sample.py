@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from src.cli import command, overridden_keys, typed
 from src.config import Config, SampleConfig
-from src.config_check import check, check_sample
+from src.config_check import check, check_fields, check_sample
 from src.config_restore import restore
 from src.errors import UserError
 from src.run import Run
@@ -25,7 +25,7 @@ OWN_KEYS = ("run", "checkpoint", "prompt", "prompt_file", "length", "batch", "te
 def sample(cfg: DictConfig) -> None:
     """Draw from the run that the command line names, with its own configuration."""
     command_line = cast(SampleConfig, typed(cfg, SampleConfig))
-    check(command_line)
+    check_fields(command_line)  # the run says what goes with what
     check_sample(command_line)
     run = Run.find(command_line.run)
     changed = [key for key in overridden_keys() if key not in OWN_KEYS and not key.startswith("pictures.")]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -106,22 +107,48 @@ def test_a_figure_over_other_bytes_than_the_split_is_never_given(run):
         check_count(999, data, "test")
 
 
-def test_ctrl_c_ends_quietly_and_keeps_finished_rows(run):
-    figures = summary(run)
-    line = [sys.executable, "-m", "src.eval", f"run={run}", "eval.min_context=[5,63]", "data.eval_batch_size=1"]
+def evaluating(run: Path, first: int, *arguments: str) -> subprocess.Popen[str]:
+    """Start an evaluation of two rows, the first by so many bytes of context at least, and return when that is done."""
+    line = [sys.executable, "-m", "src.eval", f"run={run}", f"eval.min_context=[{first},63]", "data.eval_batch_size=1"]
     process = subprocess.Popen(
-        line, cwd=run.parent, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [*line, *arguments], cwd=run.parent, env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     deadline = time.monotonic() + 120
-    while "test/bits_per_byte@min_context=5" not in summary(run) and time.monotonic() < deadline:
+    while f"test/bits_per_byte@min_context={first}" not in summary(run) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
+    return process
+
+
+def test_ctrl_c_ends_quietly_and_keeps_finished_rows(run):
+    figures = summary(run)
+    process = evaluating(run, 5)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert said.count("stopped: rows that were finished are in summary.json") == 1
     assert "Traceback" not in said
     assert summary(run).keys() - figures.keys() <= {"test/bits_per_byte@min_context=5"}
+    assert not list(run.glob(".evaluation*"))
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_loses_a_process_says_so_on_every_rank(run):
+    process = evaluating(run, 6, "trainer.devices=3")
+    ranks = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    os.kill(ranks[1], signal.SIGKILL)
+    killed = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - killed < 20
+    assert process.returncode == 137, said
+    for sentence in (
+        "rank 0: another rank is gone: run the same again",
+        "rank 2: another rank is gone: run the same again",
+        "error: rank 1 ended with exit code 137, so all ranks were stopped",
+    ):
+        assert said.count(sentence) == 1, said
+    assert "Traceback" not in said
     assert not list(run.glob(".evaluation*"))
 
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from src.callbacks.stop_signal import Interrupted
-from src.ranks import say_lost
 
 PATIENCE = 5.0  # seconds in which the training thread may end the run in order
 WRITING = 60.0  # seconds that a checkpoint may still be written after them
@@ -31,13 +29,15 @@ class LostRank(Callback):
     But where it waits for the GPU, which waits for a process that is gone, it waits for ever.
 
     Args:
-        run: the run's directory, named to the user.
+        say: tells the user that another rank is gone, and what to do.
         writing: says whether a checkpoint is being written, which shall come to its end.
         patience: seconds that the training thread may take.
     """
 
-    def __init__(self, run: Path, writing: Callable[[], bool], patience: float = PATIENCE) -> None:
-        self.run = run
+    def __init__(
+        self, say: Callable[[], None], writing: Callable[[], bool] = lambda: False, patience: float = PATIENCE
+    ) -> None:
+        self.say = say
         self.writing = writing
         self.patience = patience
         self._group: Any = None
@@ -83,5 +83,5 @@ class LostRank(Callback):
             deadline = time.monotonic() + WRITING
             while self.writing() and time.monotonic() < deadline:
                 time.sleep(0.1)
-            say_lost(self.run)
+            self.say()
             os._exit(1)
