@@ -297,6 +297,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`.*")
     warnings.filterwarnings("ignore", message="It is recommended to use `self.log.*sync_dist")  # the metric does that
+    warnings.filterwarnings("ignore", message="The `srun` command is available")  # build.cluster looks itself
 
 
 if __name__ == "__main__":

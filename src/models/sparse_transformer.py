@@ -115,7 +115,7 @@ class SparseTransformer(nn.Module):
             hidden = hidden.reshape(-1, self.piece, hidden.shape[-1])  # positions keep their embeddings
         for block, own in zip(self.blocks, self._block_seeds(seed, x.device), strict=True):
             hidden = block(hidden, own)
-        return self.output(self.norm(hidden)).view(*x.shape, VOCABULARY)
+        return self.output(self.norm(hidden.reshape(*x.shape, -1)))
 
     def _block_seeds(self, seed: Tensor | None, device: torch.device) -> Sequence[Tensor | None]:
         if not self.training or resolve_block_backend(self.block_backend, device, torch.float32) == "eager":
