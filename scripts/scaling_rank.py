@@ -150,6 +150,9 @@ def trained(
     config: Config, folder: Path, steps: int, *callbacks: Callback
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Train a new model for some steps with the framework's own trainer; what it logged, and the latest figures."""
+    gc.collect()  # what was trained before: trainer, data and model hold each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     environment = dict(os.environ)  # Lightning takes WORLD_SIZE out of it at the end
     data = prepared_data(config)
     figures = Figures(
@@ -163,10 +166,6 @@ def trained(
     )  # fmt: skip
     trainer.fit(build.language_model(config, steps), datamodule=data)
     os.environ.update(environment)
-    del trainer
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     return kept.rows, figures.latest
 
 
