@@ -126,7 +126,7 @@ def test_seconds_of_training_leave_validation_out_and_go_on_with_the_run():
     resumed.load_state_dict(saved)
     resumed.on_train_start(t, t.lightning_module)
     step(resumed, t, seconds=0.1)
-    assert saved["seconds"] + 0.1 <= t.loggers[0].rows[0][1]["train/seconds"] < 0.6
+    assert round(saved["seconds"] + 0.1, 3) <= t.loggers[0].rows[0][1]["train/seconds"] < 0.6
     assert resumed.whole()["train/step_ms"] < 300  # the speed is of this process alone
 
 
