@@ -190,13 +190,12 @@ def measured(config: Config, folder: Path, row: dict[str, Any]) -> dict[str, Any
         last = row["warm"] + row["steps"]
         config.trainer.log_every = last  # an entry for the memory, when the time has been taken
         clock = Clock(row["warm"], last)
-        rows, latest = trained(config, folder, last + TRACED, clock)
-        memory = {**rows[-1], **latest}
+        _, latest = trained(config, folder, last + TRACED, clock)
         found |= {
             "seconds": clock.seconds / row["steps"],
             "share": clock.communication and clock.communication[0],
             "alone": clock.communication and clock.communication[1],
-            "peak_gib": memory.get("train/peak_memory_gib", memory.get("train/peak_rss_gib")),
+            "peak_gib": latest.get("train/peak_memory_gib", latest.get("train/peak_rss_gib")),
         }
     return found
 

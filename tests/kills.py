@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from src.checkpoint.shelf import sealed_step
+from tests.processes import children, kill_second_rank
 from tests.runs import assert_same_outcome, curve, environment
 
 HOOKS = Path(__file__).parent / "hooks"
@@ -164,8 +165,7 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {"any": lambda run: True, "draft": 
 
 def _loader_process(process: subprocess.Popen[str]) -> int:
     """A loader process: forked, so it has the command line of its parent."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+    lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(process.pid)}
     return next(pid for pid, line in lines.items() if b"src.job" in line)
 
 
@@ -173,11 +173,6 @@ def _interrupt_twice(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-
-
-def _kill_second_rank(process: subprocess.Popen[str]) -> None:
-    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(ranks[1]), signal.SIGKILL)
 
 
 def _starve(process: subprocess.Popen[str]) -> None:
@@ -193,7 +188,7 @@ STRIKES: dict[str, Callable[[subprocess.Popen[str]], None]] = {
     "node loss": lambda process: os.killpg(process.pid, signal.SIGKILL),
     "a loader process killed": lambda process: os.kill(_loader_process(process), signal.SIGKILL),
     "out of memory": _starve,
-    "a rank killed": _kill_second_rank,
+    "a rank killed": kill_second_rank,
 }
 
 

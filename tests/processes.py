@@ -1,6 +1,10 @@
-"""Processes of tests: two that exchange over gloo, and whether one is still there."""
+"""Processes of tests: two that exchange over gloo, those of a job, and whether one is still there."""
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,26 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, in that order."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def kill_second_rank(process: subprocess.Popen[str]) -> None:
+    """Kill rank 1 of a command on several devices."""
+    os.kill(children(process.pid)[1], signal.SIGKILL)
+
+
+def said_without_second_rank(process: subprocess.Popen[str]) -> str:
+    """Kill rank 1, see the others end soon, and give all that was said."""
+    kill_second_rank(process)
+    killed = time.monotonic()
+    said = "".join(stream or "" for stream in process.communicate(timeout=60))
+    assert time.monotonic() - killed < 20
+    assert process.returncode == 137, said
+    return said
 
 
 def _begin(work: Callable[[int], Any], rank: int, store: Path, queue: Any) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import os
 import shutil
 import signal
 import statistics
@@ -17,6 +16,7 @@ from omegaconf import OmegaConf
 
 from src.config import Config
 from src.run import Run
+from tests.processes import said_without_second_rank
 from tests.runs import TINY, command, corpus, environment, only_run, started, summary, train_tiny, weights
 
 # No loader processes: forked beside the threads of gloo, one of them was once seen to hang (docs/log.md). Small initial
@@ -197,12 +197,7 @@ def test_a_run_that_loses_a_process_ends_and_goes_on_with_fewer(tmp_path, device
     unbroken = train_tiny(tmp_path / "unbroken", *PLAIN, *FORTY)
     process = started(*TINY, *PLAIN, *FORTY, *devices, f"data.path={corpus(tmp_path)}", folder=tmp_path)
     run = training(tmp_path, process, rows=8)
-    ranks = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    os.kill(ranks[1], signal.SIGKILL)
-    killed = time.monotonic()
-    said, _ = process.communicate(timeout=60)
-    assert time.monotonic() - killed < 20
-    assert process.returncode == 137, said
+    said = said_without_second_rank(process)
     assert "error: rank 1 ended with exit code 137, so all ranks were stopped" in said
     assert f"another rank is gone; go on with:  python -m src.train resume={run.relative_to(tmp_path)}" in said
     assert "Traceback" not in said + (run / "train.log").read_text()

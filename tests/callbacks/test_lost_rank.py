@@ -14,16 +14,17 @@ from src.ranks import supervise
 
 RANK = """
 import os, signal, sys, time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 import torch.distributed as dist
 from src.callbacks.lost_rank import LostRank
 from src.callbacks.stop_signal import Interrupted
+from src.ranks import say_lost
 rank = int(os.environ["RANK"])
 dist.init_process_group("gloo")
 draft = Path(os.environ["DRAFT"])
-say = lambda: print("another rank is gone", file=sys.stderr, flush=True)
-watch = LostRank(say, draft.exists, patience=0.2)
+watch = LostRank(partial(say_lost, Path("runs/mine")), draft.exists, patience=0.2)
 trainer = SimpleNamespace(world_size=dist.get_world_size())
 watch.setup(trainer, None, "fit")
 """
@@ -70,7 +71,7 @@ def test_ranks_that_wait_for_a_killed_one_say_so_and_end(tmp_path, draft, capfd,
     assert supervise(python(KILLED), 3, 1, tmp_path / "log") == 137
     assert time.monotonic() - began < 40
     said = capfd.readouterr().err
-    assert said.count("another rank is gone") == 2
+    assert said.count("another rank is gone; go on with:  python -m src.train resume=runs/mine") == 2
     assert draft.with_suffix(".written").exists()
 
 
@@ -82,7 +83,7 @@ def test_ranks_that_stop_may_go_at_different_times(tmp_path, capfd):
 def test_a_rank_that_failed_is_gone_for_the_others(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(ranks, "GRACE", 60.0)
     assert supervise(python(FAILED), 2, 1, tmp_path / "log") == 1
-    assert capfd.readouterr().err.count("another rank is gone") == 1
+    assert capfd.readouterr().err.count("another rank is gone; go on with") == 1
 
 
 def test_a_single_device_listens_to_nobody():

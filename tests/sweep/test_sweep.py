@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import children
 from tests.runs import TINY, assert_same_outcome, command, corpus, environment, only_run, summary
 from tests.wandb_files import sent
 
@@ -167,8 +168,8 @@ def test_a_killed_sweep_leaves_no_orphans_and_redoes_nothing(tmp_path):
 def test_a_killed_job_is_reported_and_the_others_go_on(tmp_path):
     process = begun(tmp_path, "model.depth=1,2", "trainer.max_steps=3000", "hydra.launcher.name=s")
     wait_for(lambda: steps(tmp_path, "bytes-fixed-d1-fp32") > 3, process)
-    (job,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(job), signal.SIGKILL)
+    (job,) = children(process.pid)
+    os.kill(job, signal.SIGKILL)
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 1, said
     assert states(tmp_path) == {"bytes-fixed-d1-fp32": "failed", "bytes-fixed-d2-fp32": "finished"}
