@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -133,7 +134,7 @@ def _next(batches: Iterator[Any]) -> Any:
 
 def _begin_worker(parent: int, number: int) -> None:
     """End with the process that reads from this one; it holds copies of its connections to other ranks open."""
-    if os.getppid() == parent:  # else it was forked by a server
+    if multiprocessing.get_start_method() != "forkserver":  # else the parent is the server, and nothing is held
         end_with_parent(parent)
 
 

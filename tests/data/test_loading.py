@@ -1,6 +1,7 @@
 """Processes that read for a loader: one that is lost ends the run in a sentence, and none outlives its reader."""
 
 import errno
+import functools
 import multiprocessing
 import os
 import re
@@ -65,14 +66,19 @@ def test_an_error_of_reading_stays_what_it_is():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends them")
-def test_processes_end_with_a_reader_that_is_killed():
+@pytest.mark.parametrize("begun", [True, False])
+def test_processes_end_with_a_reader_that_is_killed(begun):
     """At once: they hold its connections to other ranks open, who shall hear that it is gone."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
 
     def read_and_be_killed() -> None:
-        batches = iter(loaded(lambda number: number))
-        next(batches)
+        reading = loaded(lambda number: number)
+        if not begun:
+            reading.worker_init_fn = functools.partial(begin_without, os.getpid(), reading.worker_init_fn)
+        batches = DataLoader.__iter__(reading)
+        if begun:
+            assert [next(batches), next(batches)] == [[0], [1]]  # one of each process
         theirs.send([process.pid for process in multiprocessing.active_children()])
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -88,3 +94,10 @@ def test_processes_end_with_a_reader_that_is_killed():
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert len(pids) == 2 and not left
+
+
+def begin_without(reader: int, begin: Callable[[int], None], number: int) -> None:
+    """Begin a process when its reader is gone already."""
+    while os.getppid() == reader:
+        time.sleep(0.001)
+    begin(number)
