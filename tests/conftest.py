@@ -11,6 +11,13 @@ import torch
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 
+if os.environ.get("TRITON_INTERPRET") == "1":
+    from tests.attention.triton.interpreter import prepare_once_a_launch
+
+    prepare_once_a_launch()
+else:  # they need Triton's interpreter from the start of the process: `test_interpreted` beside them runs them
+    collect_ignore_glob = ["*/interpreted/*"]
+
 # Modules that take half a minute or more in `make test` (or, test_slurm, in `make test-all`), the longest first
 LONG = (
     "test_interpreted", "test_devices", "test_compile", "test_attention_picture", "test_kills", "test_sweep",

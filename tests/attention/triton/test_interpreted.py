@@ -1,7 +1,7 @@
 """Run the kernels' tests through Triton's interpreter, in processes of their own.
 
 The interpreter has to be chosen before anything imports Triton, and choosing it here would choose it for every other
-test of this process.
+test of this process. By hand: ``TRITON_INTERPRET=1 python -m pytest tests/attention/triton/interpreted``.
 """
 
 from __future__ import annotations
