@@ -11,7 +11,8 @@ What the backward pass finds kept is the recompute policy's choice (u: one (B, N
            feed-forward's inner products: 12 u. The activation itself is always computed again, in the kernel of its
            backward pass.
     light  input, projection, attention's result, middle: 6 u. Norms and inner products are computed again.
-    block  the input: 1 u. The whole block but its last product is computed again (section 5.4).
+    block  the input: 1 u. The whole block but its last product is computed again (section 5.4), and the weights are
+           cast to the activation type again, which keeps 2 bytes a parameter from waiting for the backward pass.
 """
 
 from __future__ import annotations
@@ -112,14 +113,17 @@ class _Block(torch.autograd.Function):
         assert kept.inner is not None and kept.middle is not None
         branch = torch.addmm(weights.contract_bias, activation.activate(kept.inner), weights.contract.t())
         result = residual.add(kept.middle, branch, drops[1]).view(hidden.shape)
-        ctx.plan, ctx.drops, ctx.weights, ctx.kept = plan, drops, weights, kept.by(plan.recompute)
+        ctx.save_for_backward(*parameters)
+        ctx.weights = None if plan.recompute == "block" else weights
+        ctx.plan, ctx.drops, ctx.kept = plan, drops, kept.by(plan.recompute)
         ctx.types = [p.dtype for p in parameters]
         return result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_result: Tensor) -> tuple[Tensor | None, ...]:
-        plan, weights, drops = ctx.plan, ctx.weights, ctx.drops
+        plan, drops = ctx.plan, ctx.drops
+        weights = ctx.weights or Weights.cast(ctx.saved_tensors, ctx.kept.hidden.dtype)
         kept = _complete(ctx.kept, plan, weights, drops[0])
         ctx.kept = ctx.weights = None  # what is no longer needed is free before the next block's turn
         d_hidden, gradients = _backward(kept, d_result.contiguous(), weights, drops, ctx.types)
