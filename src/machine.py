@@ -29,8 +29,6 @@ def check_machine(config: Config) -> None:
 def _check_devices(config: Config) -> None:
     import torch  # late: it takes seconds, and most configurations do not need it here
 
-    from src.attention.attend import triton_problem
-
     gpus = torch.cuda.device_count()
     on_gpu = gpus > 0 and config.trainer.accelerator != "cpu"
     if config.trainer.accelerator == "gpu" and not gpus:
@@ -43,8 +41,15 @@ def _check_devices(config: Config) -> None:
         )
     if config.trainer.gradient_compression == "bf16" and config.trainer.devices > 1 and not on_gpu:
         raise UserError("trainer.gradient_compression=bf16 needs GPUs: between CPU processes take fp16 or none")
-    problem = triton_problem(torch.device("cuda" if on_gpu else "cpu"))
-    if config.attention.backend == "triton" and problem:
-        raise UserError(f"attention.backend=triton cannot run here: {problem}; take torch or auto")
-    if config.model.backend == "fused" and problem:
-        raise UserError(f"model.backend=fused cannot run here: {problem}; take eager or auto")
+    if config.attention.backend == "triton" or config.model.backend == "fused":
+        _check_triton(config, "cuda" if on_gpu else "cpu")
+
+
+def _check_triton(config: Config, device: str) -> None:
+    from src.attention.triton import problem  # not from attend, which loads PyTorch's compiler: seconds more
+
+    if (found := problem(device)) is None:
+        return
+    if config.attention.backend == "triton":
+        raise UserError(f"attention.backend=triton cannot run here: {found}; take torch or auto")
+    raise UserError(f"model.backend=fused cannot run here: {found}; take eager or auto")
