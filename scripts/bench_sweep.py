@@ -23,6 +23,7 @@ from pathlib import Path
 from scripts.bench_scaling import made_text
 from src.cli import CONF
 from src.errors import UserError, exit_code
+from src.gpus import gpu_count
 
 SMALL = (
     "experiment=quickstart", "data=bytes", "model.width=128", "model.depth=4", "trainer.max_steps=200",
@@ -79,8 +80,6 @@ def slots_of(options: argparse.Namespace) -> int:
         raise UserError(f"--jobs and --slots must be at least 2, found {options.jobs} and {options.slots}")
     if options.device == "cpu":
         return options.slots or 2
-    from src.sweep.slots import gpu_count
-
     count = gpu_count()
     if count < 2:
         raise UserError(f"bench_sweep needs several GPUs, found {count}: on processors take --device cpu --slots 2")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from src.config import Config
 from src.errors import UserError
+from src.gpus import gpu_count
 from src.ranks import check_ranks
 from src.wandb_login import check_wandb
 
@@ -27,9 +28,7 @@ def check_machine(config: Config) -> None:
 
 
 def _check_devices(config: Config) -> None:
-    import torch  # late: it takes seconds, and most configurations do not need it here
-
-    gpus = torch.cuda.device_count()
+    gpus = gpu_count()
     on_gpu = gpus > 0 and config.trainer.accelerator != "cpu"
     if config.trainer.accelerator == "gpu" and not gpus:
         raise UserError("trainer.accelerator=gpu needs a CUDA GPU and this machine has none: take cpu or auto")
@@ -46,7 +45,9 @@ def _check_devices(config: Config) -> None:
 
 
 def _check_triton(config: Config, device: str) -> None:
-    from src.attention.triton import problem  # not from attend, which loads PyTorch's compiler: seconds more
+    from src.attention.triton import (
+        problem,
+    )  # late: it takes seconds. Not from attend, which loads PyTorch's compiler too
 
     if (found := problem(device)) is None:
         return

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from src import interrupt, run_lock
+from src import gpus, interrupt, run_lock
 from src.cli import command, overridden_keys, typed
 from src.config import Config
 from src.config_check import check
@@ -83,6 +83,7 @@ def main() -> None:
     if {"-m", "--multirun"} & set(sys.argv):
         from src.sweep.launcher import register
 
+        gpus.ask()
         register()
     command("config", train)
 

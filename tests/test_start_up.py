@@ -46,16 +46,20 @@ def test_a_question_is_answered_in_less_than_two_seconds(arguments, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_asking_the_machine_does_not_load_what_trains(tmp_path):
-    """A sweep asks before its first job begins, and every job waits for it: PyTorch, not its compiler nor Lightning."""
+@pytest.mark.parametrize(
+    ("key", "sentence"), [("attention.backend=triton", "cannot run here"), ("precision=fp16", "needs a GPU")]
+)
+def test_asking_the_machine_does_not_load_what_trains(key, sentence, tmp_path):
+    """A sweep asks before its first job begins: another process counts GPUs, and kernels need PyTorch at most."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "src.train", "-m", "experiment=quickstart", "attention.backend=triton",
-         "trainer.accelerator=cpu", "seed=1,2"],
+        [sys.executable, "-X", "importtime", "-m", "src.train", "-m", "experiment=quickstart", key, "seed=1,2",
+         "trainer.accelerator=cpu"],
         cwd=tmp_path, env={**environment(), "TRITON_INTERPRET": "0"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 2 and "attention.backend=triton cannot run here" in done.stderr
+    assert done.returncode == 2 and sentence in done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "torch" in imported and not imported & {"torch._dynamo", "lightning", "wandb", "triton"}
+    assert ("torch" in imported) == (key == "attention.backend=triton")
+    assert not imported & {"torch._dynamo", "lightning", "wandb", "triton"}
 
 
 STATE = """

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from src.config import Config
 from src.errors import UserError
+from src.gpus import gpu_count
 from src.sweep.plan import Sweep
 
 
@@ -96,10 +97,3 @@ def visible_gpus(environment: Mapping[str, str], count: int) -> list[str]:
     """Name the GPUs that may be used, out of ``count`` that PyTorch sees."""
     names = [name.strip() for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return (names or [str(number) for number in range(count)])[:count]
-
-
-def gpu_count() -> int:
-    """GPUs that PyTorch sees."""
-    import torch  # late: it takes seconds
-
-    return torch.cuda.device_count()
