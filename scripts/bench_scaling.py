@@ -7,7 +7,8 @@
     python -m scripts.bench_scaling --plan                                 # which rows that would be
 
 Each row is trained by the framework's own trainer, one process a device. First its loss and gradient norm, without
-dropout, are compared with those of one device on the same global batch; a row that differs gets no time. Weak scaling:
+dropout, are compared with those of one device on the same global batch, while the learning rate rises to half the
+paper's (all of it at once makes the norm explode, and with it the rounding); a row that differs gets no time. Weak scaling:
 every device has the same batch. Strong scaling: all devices share one global batch, which one device takes in so many
 passes. Efficiency is the speed against one device's, over the number of devices.
 
@@ -167,7 +168,7 @@ def configured(row: Row, options: argparse.Namespace, text: Path) -> Any:
         f"trainer.accelerator={'gpu' if on_gpu else 'cpu'}", f"trainer.devices={row.devices}",
         f"trainer.strategy={'auto' if row.strategy == 'one' else row.strategy}",
         f"trainer.gradient_compression={row.compression}", "trainer.progress=false", "trainer.val_every=1000000",
-        "optimizer.warmup_steps=1", "logger=none", *options.overrides,
+        f"optimizer.warmup_steps={2 * options.check}", "logger=none", *options.overrides,
     ])  # fmt: skip
     check_machine(config)
     return config
