@@ -8,9 +8,9 @@
 
 Each row is trained by the framework's own trainer, one process a device. First its loss and gradient norm, without
 dropout, are compared with those of one device on the same global batch, while the learning rate rises to half the
-paper's (all of it at once makes the norm explode, and with it the rounding); a row that differs gets no time. Weak scaling:
-every device has the same batch. Strong scaling: all devices share one global batch, which one device takes in so many
-passes. Efficiency is the speed against one device's, over the number of devices.
+paper's (all of it at once makes the norm explode, and with it the rounding); a row that differs gets no time. Weak
+scaling: every device has the same batch. Strong scaling: all devices share one global batch, which one device takes in
+so many passes. Efficiency is the speed against one device's, over the number of devices.
 
 Communication is measured in a profile of 3 steps of the first device: the share of time in which NCCL's kernels run
 (waiting for slower devices included), and behind it that in which no other kernel runs. The table comes last; with
