@@ -67,9 +67,7 @@ def compared(options: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory(prefix="sweeps-") as made:
         folder = options.output or Path(made)
         text = made_text(Path(made) / "text", size=1_000_000)
-        swept(
-            Path(made) / "first", 1, str(options.jobs + 1), text, options
-        )  # compiles kernels, warms the disk
+        swept(Path(made) / "first", 1, str(options.jobs + 1), text, options)  # compiles kernels, warms the disk
         seeds = f"range(1,{options.jobs + 1})"
         alone, together = swept(folder, 1, seeds, text, options), swept(folder, slots, seeds, text, options)
     return report(alone, together, slots, options.device)
