@@ -45,9 +45,7 @@ def _check_devices(config: Config) -> None:
 
 
 def _check_triton(config: Config, device: str) -> None:
-    from src.attention.triton import (
-        problem,
-    )  # late: it takes seconds. Not from attend, which loads PyTorch's compiler too
+    from src.attention.triton import problem  # late: it imports PyTorch, though not its compiler as attend does
 
     if (found := problem(device)) is None:
         return
