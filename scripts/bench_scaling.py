@@ -7,10 +7,9 @@
     python -m scripts.bench_scaling --plan                                 # which rows that would be
 
 Each row is trained by the framework's own trainer, one process a device. First its loss and gradient norm, without
-dropout, are compared with those of one device on the same global batch, while the learning rate rises to half the
-paper's (all of it at once makes the norm explode, and with it the rounding); a row that differs gets no time. Weak
-scaling: every device has the same batch. Strong scaling: all devices share one global batch, which one device takes in
-so many passes. Efficiency is the speed against one device's, over the number of devices.
+dropout, are compared with those of one device on the same global batch; a row that differs gets no time. Weak scaling:
+every device has the same batch. Strong scaling: all devices share one global batch, which one device takes in so many
+passes. Efficiency is the speed against one device's, over the number of devices.
 
 Communication is measured in a profile of 3 steps of the first device: the share of time in which NCCL's kernels run
 (waiting for slower devices included), and behind it that in which no other kernel runs. The table comes last; with
@@ -33,6 +32,7 @@ from typing import Any
 from scripts.scaling_table import CONTEXT, PAPER, Row, machine, refusal, report, verdict
 from src.cli import say_error
 from src.errors import UserError
+from src.gpus import gpu_count
 
 TINY = ("experiment=quickstart", "model.depth=2", "model.width=64", "model.heads=2")
 MOST = 8  # devices that share the batch of strong scaling at most
@@ -98,9 +98,7 @@ def planned(options: argparse.Namespace) -> list[Row]:
 
 def device_counts(options: argparse.Namespace) -> list[int]:
     """Read the numbers of devices; 1 is always among them, as what the others are measured against."""
-    import torch
-
-    there = torch.cuda.device_count() if options.device == "cuda" else MOST
+    there = gpu_count() if options.device == "cuda" else MOST
     if there == 0:
         raise UserError("bench_scaling needs CUDA GPUs, and this machine shows none: see --device cpu --model tiny")
     default = [1, 2] if options.device == "cpu" else [n for n in (1, 2, 4, 8) if n <= there]
@@ -168,7 +166,7 @@ def configured(row: Row, options: argparse.Namespace, text: Path) -> Any:
         f"trainer.accelerator={'gpu' if on_gpu else 'cpu'}", f"trainer.devices={row.devices}",
         f"trainer.strategy={'auto' if row.strategy == 'one' else row.strategy}",
         f"trainer.gradient_compression={row.compression}", "trainer.progress=false", "trainer.val_every=1000000",
-        f"optimizer.warmup_steps={2 * options.check}", "logger=none", *options.overrides,
+        "optimizer.warmup_steps=1", "logger=none", *options.overrides,
     ])  # fmt: skip
     check_machine(config)
     return config

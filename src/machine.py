@@ -22,8 +22,7 @@ def check_machine(config: Config) -> None:
     check_wandb(config.logger)
     check_ranks(config.trainer.devices, config.trainer.num_nodes)
     wants_gpu = config.trainer.accelerator == "gpu" or config.precision.name == "fp16"
-    wants_triton = config.attention.backend == "triton" or config.model.backend == "fused"
-    if wants_gpu or wants_triton or config.trainer.devices > 1:
+    if wants_gpu or _asks_for_triton(config) or config.trainer.devices > 1:
         _check_devices(config)
 
 
@@ -40,15 +39,17 @@ def _check_devices(config: Config) -> None:
         )
     if config.trainer.gradient_compression == "bf16" and config.trainer.devices > 1 and not on_gpu:
         raise UserError("trainer.gradient_compression=bf16 needs GPUs: between CPU processes take fp16 or none")
-    if config.attention.backend == "triton" or config.model.backend == "fused":
-        _check_triton(config, "cuda" if on_gpu else "cpu")
+    if asked := _asks_for_triton(config):
+        from src.attention.triton import problem  # late: it imports PyTorch, though not its compiler as attend does
+
+        if found := problem("cuda" if on_gpu else "cpu"):
+            raise UserError(f"{asked[0]} cannot run here: {found}; take {asked[1]} or auto")
 
 
-def _check_triton(config: Config, device: str) -> None:
-    from src.attention.triton import problem  # late: it imports PyTorch, though not its compiler as attend does
-
-    if (found := problem(device)) is None:
-        return
+def _asks_for_triton(config: Config) -> tuple[str, str] | None:
+    """The key that asks for Triton kernels by name, and the value that does without; None if none does."""
     if config.attention.backend == "triton":
-        raise UserError(f"attention.backend=triton cannot run here: {found}; take torch or auto")
-    raise UserError(f"model.backend=fused cannot run here: {found}; take eager or auto")
+        return "attention.backend=triton", "torch"
+    if config.model.backend == "fused":
+        return "model.backend=fused", "eager"
+    return None

@@ -168,7 +168,6 @@ def end(code: int) -> NoReturn:
 
 
 @functools.cache  # once: whoever notices first
-@functools.cache  # once: whoever notices first
 def say_lost(run: Path) -> None:
     """Say that another rank is gone, and how to go on."""
     log.error("another rank is gone; go on with:  python -m src.train resume=%s", run)

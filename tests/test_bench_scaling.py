@@ -119,7 +119,7 @@ class Models(Callback):
 
 
 def test_what_was_trained_first_takes_no_memory_from_the_next(tmp_path):
-    small = options(overrides=["model.width=16", "trainer.log_every=1"], check=1)
+    small = options(overrides=["model.width=16", "trainer.log_every=1"])
     config = configured(rows()[0], small, made_text(tmp_path / "text", 100_000))
     counts: list[int] = []
     kept = [trained(config, tmp_path, 1, Models(counts)) for _ in range(3)]
