@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=30, help="timed steps of each row (default: %(default)s)")
     parser.add_argument("--warm", type=int, default=10, help="steps before them (default: %(default)s)")
-    parser.add_argument("--check", type=int, default=4, help="steps whose loss is compared (default: %(default)s)")
+    parser.add_argument("--check", type=int, default=3, help="steps whose loss is compared (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="file for the figures as JSON")
     parser.add_argument("--plan", action="store_true", help="print the rows and measure nothing")
     options = parser.parse_args()

@@ -173,7 +173,6 @@ def measured(config: Config, folder: Path, row: dict[str, Any]) -> dict[str, Any
     """Check and, if asked, time one row.
 
     Returns:
-        half: whether something in it is of half precision.
         losses, norms: bits per byte and gradient norm of the first steps without dropout.
         seconds: of a step; share, alone: see ``shares``; peak_gib: memory; all of them only for rows to be timed.
     """
@@ -181,7 +180,6 @@ def measured(config: Config, folder: Path, row: dict[str, Any]) -> dict[str, Any
     config.trainer.log_every = 1
     rows, _ = trained(config, folder, row["check"])
     found: dict[str, Any] = {
-        "half": config.precision.name != "fp32" or config.trainer.gradient_compression != "none",
         "losses": [entry["train/bits_per_byte"] for entry in rows],
         "norms": [entry["train/gradient_norm"] for entry in rows],
     }

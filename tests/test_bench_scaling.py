@@ -20,7 +20,6 @@ from src.models.language_model import LanguageModel
 from tests.runs import environment
 
 FOUND = {
-    "half": False,
     "losses": [8.0, 7.0],
     "norms": [1.0, 2.0],
     "seconds": 0.5,
@@ -42,12 +41,14 @@ def options(**changes) -> Namespace:
     return Namespace(**{**asked, **changes})
 
 
-def rows(**second) -> list[Row]:
+def rows(compression: str = "none", **second) -> list[Row]:
     """One device with batches 2 and 4, and two devices with 4."""
     return [
         Row("tiny", 1, "one", "none", 2, found=FOUND),
         Row("tiny", 1, "one", "none", 4, found={**FOUND, "seconds": 1.0}),
-        Row("tiny", 2, "ddp", "none", 4, found={**FOUND, "seconds": 0.625, "share": 0.25, "alone": 0.125, **second}),
+        Row(
+            "tiny", 2, "ddp", compression, 4, found={**FOUND, "seconds": 0.625, "share": 0.25, "alone": 0.125, **second}
+        ),
     ]
 
 
@@ -76,6 +77,10 @@ def test_weak_and_strong_efficiency():
     [
         ({"losses": [8.0, 7.01]}, "not as one device: loss off by 0.01 bits per byte, gradient norm by 0"),
         ({"norms": [1.0, 2.1]}, "not as one device: loss off by 0 bits per byte, gradient norm by 0.05"),
+        (
+            {"losses": [8.0, 7.0005]},
+            "not as one device: loss off by 0.0005 bits per byte, gradient norm by 0",
+        ),
         ({"losses": [8.0, math.nan]}, "not as one device: loss off by inf bits per byte, gradient norm by 0"),
         ({"error": "out of memory"}, "out of memory"),
     ],
@@ -87,10 +92,13 @@ def test_a_row_that_differs_from_one_device_shows_no_time(second, reason):
     assert refusal(found[0], found) is None
 
 
-def test_half_precision_may_differ_by_more():
-    found = rows(losses=[8.0, 7.01], norms=[1.0, 2.02], half=True)
+@pytest.mark.parametrize("compression", ["bf16", "fp16"])
+def test_half_precision_gradients_may_differ_by_more(compression):
+    found = rows(compression, losses=[8.0, 7.0005], norms=[1.0, 2.004])
     assert refusal(found[2], found) is None
-    assert disagreement(found[2].found, found[1].found) == pytest.approx((0.01, 0.01))
+    assert disagreement(found[2].found, found[1].found) == pytest.approx((0.0005, 0.002))
+    forgotten = rows(compression, norms=[1.0, 2.08])  # 4%: a rank that knows its own gradients only
+    assert "gradient norm by 0.04" in (refusal(forgotten[2], forgotten) or "")
 
 
 class Event:
