@@ -33,6 +33,7 @@ from scripts.scaling_table import CONTEXT, PAPER, Row, machine, refusal, report,
 from src.cli import say_error
 from src.errors import UserError
 from src.gpus import gpu_count
+from src.ranks import ASKED, GRACE, STOPPED, supervise
 
 TINY = ("experiment=quickstart", "model.depth=2", "model.width=64", "model.heads=2")
 MOST = 8  # devices that share the batch of strong scaling at most
@@ -69,6 +70,9 @@ def main() -> int:
     except UserError as error:
         say_error(error)
         return 2
+    except KeyboardInterrupt:
+        print("stopped" + (f": the rows that were done are in {options.output}" if options.output else ""))
+        return STOPPED + signal.SIGINT
     print(report(rows, options))
     return 0 if all(not row.found.get("error") and refusal(row, rows) is None for row in rows) else 1
 
@@ -113,21 +117,12 @@ def measure(rows: list[Row], options: argparse.Namespace, folder: Path) -> None:
 
     Raises:
         UserError: a configuration that cannot run.
+        KeyboardInterrupt: its processes were asked to stop.
     """
-    from src.ranks import GRACE, STOPPED, supervise
-    from src.run import Run
-
     if options.device == "cpu":
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # a device is a core, for one process as for several
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or the profiler talks on the terminal
-    text = made_text(folder / "text")
-    asked = {}
-    for row in rows:
-        config = configured(row, options, text)
-        Run(folder / row.name).checkpoints.mkdir(parents=True)
-        Run(folder / row.name).write_config(config)
-        asked[row.name] = {"run": row.name, "check": options.check, "warm": options.warm,
-                           "steps": options.steps if row.timed else 0}  # fmt: skip
+    asked = requests(rows, options, folder)
     for devices in sorted({row.devices for row in rows}):
         left = [row for row in rows if row.devices == devices]
         while left:
@@ -137,15 +132,34 @@ def measure(rows: list[Row], options: argparse.Namespace, folder: Path) -> None:
             for row in done:
                 row.found = json.loads((folder / f"{row.name}.json").read_text())
             left = [row for row in left if row not in done]
-            if code in (STOPPED + signal.SIGINT, STOPPED + signal.SIGTERM):
-                raise UserError("stopped: rows that were done are in --output")
-            if left and not any("error" in row.found for row in done):
+            if left and code not in ASKED and not any("error" in row.found for row in done):
                 left[0].found = {"error": f"its processes ended with exit code {code}"}
                 done.append(left.pop(0))
             for row in done:
                 print(f"{row.name}: {verdict(row, rows)}", flush=True)
             if options.output is not None:
                 options.output.write_text(json.dumps(figures(rows, options), indent=2) + "\n")
+            if code in ASKED:
+                raise KeyboardInterrupt
+
+
+def requests(rows: list[Row], options: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]:
+    """Lay out each row's run directory, and give what its processes are asked to do, by name.
+
+    Raises:
+        UserError: a configuration that cannot run.
+    """
+    from src.run import Run
+
+    text = made_text(folder / "text")
+    asked = {}
+    for row in rows:
+        config = configured(row, options, text)
+        Run(folder / row.name).checkpoints.mkdir(parents=True)
+        Run(folder / row.name).write_config(config)
+        asked[row.name] = {"run": row.name, "check": options.check, "warm": options.warm,
+                           "steps": options.steps if row.timed else 0}  # fmt: skip
+    return asked
 
 
 def configured(row: Row, options: argparse.Namespace, text: Path) -> Any:

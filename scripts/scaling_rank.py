@@ -6,10 +6,14 @@ device. The first one writes FOLDER/ROW.json for every row that is done.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to save, and ``bench_scaling`` says that it stopped
+
 import gc
 import json
 import os
-import signal
 import sys
 import time
 from argparse import Namespace
@@ -66,6 +70,11 @@ class Agreement(StopSignal):
     """
 
     SIGNALS = ()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take SIGTERM from Lightning, which would end training as if all were well."""
+        super().on_train_start(trainer, pl_module)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Clock(Callback):
@@ -214,8 +223,8 @@ def main(arguments: list[str]) -> int:
                 write_atomically(folder / f"{row['run']}.json", json.dumps({"error": str(told)}))
             say_error(told)
             return 2
-        except KeyboardInterrupt:
-            return STOPPED + signal.SIGINT
+        except SystemExit:  # Lightning's, on a SIGTERM before the first step
+            return STOPPED + signal.SIGTERM
         if first_process():
             write_atomically(folder / f"{row['run']}.json", json.dumps(found))
             print(f"{row['run']} is done", flush=True)

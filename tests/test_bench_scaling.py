@@ -3,8 +3,10 @@
 import gc
 import json
 import math
+import signal
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -151,6 +153,28 @@ def test_two_processes_are_measured_as_the_framework_runs_them(tmp_path):
     assert found["tiny-2-4"]["losses"] == pytest.approx(found["tiny-1-4"]["losses"], abs=1e-5)
     assert found["tiny-2-4"]["losses"] != pytest.approx(found["tiny-1-2"]["losses"], abs=1e-3)
     assert 0 < found["tiny-2-4"]["share"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("signum", "moment"),
+    [(signal.SIGINT, 0.5), (signal.SIGINT, 9), (signal.SIGTERM, 9)],
+    ids=["Ctrl-C-while-ranks-start", "Ctrl-C-while-they-train", "SIGTERM-while-they-train"],
+)
+def test_a_signal_stops_the_bench_and_keeps_the_rows_that_were_done(tmp_path, signum, moment):
+    line = [sys.executable, "-m", "scripts.bench_scaling", "--device", "cpu", "--model", "tiny", "--scaling", "weak",
+            "--steps", "400", "--output", "out.json", "model.width=16"]  # fmt: skip
+    with subprocess.Popen(line, cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT) as running:  # fmt: skip
+        assert "tiny-1-one-none-4: losses kept\n" in running.stdout  # reads that far
+        time.sleep(moment)
+        running.send_signal(signum)
+        rest, _ = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert rest == "stopped: the rows that were done are in out.json\n"
+    found = [row["found"] for row in json.loads((tmp_path / "out.json").read_text())["rows"]]
+    assert [bool(row) for row in found] == [True, True, False, False]
+    assert found[0]["seconds"] > 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there are GPUs")
