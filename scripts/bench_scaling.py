@@ -71,7 +71,10 @@ def main() -> int:
         say_error(error)
         return 2
     except KeyboardInterrupt:
-        print("stopped" + (f": the rows that were done are in {options.output}" if options.output else ""))
+        print(
+            "stopped" + (f": the rows that were done are in {options.output}" if options.output else ""),
+            file=sys.stderr,
+        )
         return STOPPED + signal.SIGINT
     print(report(rows, options))
     return 0 if all(not row.found.get("error") and refusal(row, rows) is None for row in rows) else 1
