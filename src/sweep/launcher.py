@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, cast
 
@@ -20,6 +20,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from src.cli import typed
 from src.config import Config
@@ -32,6 +34,7 @@ from src.sweep.runner import Runner
 from src.sweep.slots import slots_for
 from src.sweep.view import View
 
+MANY = 20  # jobs from which on their check is shown
 HYDRA_PLUGINS = "hydra_plugins.sparse_transformer"  # Hydra takes plugins of modules with such a name alone
 
 
@@ -73,7 +76,7 @@ class Jobs(Launcher):
             raise UserError(f"a sweep (-m) starts the processes of each job itself: run it without {place().launcher}")
         varied = varied_keys(job_overrides)
         jobs = []
-        for overrides in job_overrides:
+        for overrides in shown(job_overrides):
             mine = {key: value for key, value in map(split, overrides) if key in varied}
             try:
                 jobs.append((mine, self.composed(overrides)))
@@ -208,6 +211,17 @@ class SearchSweeper(Sweeper):
         if code := Search(sweep, slots, View(), space, compose, settings, launcher.seconds).run():
             sys.exit(code)
         return []
+
+
+def shown(job_overrides: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
+    """Give each job's overrides, with a progress bar on a terminal if they are many: Hydra takes 0.1 s a job."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("checking jobs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
+        transient=True, disable=not console.is_terminal or len(job_overrides) < MANY,
+    )  # fmt: skip
+    with bar:
+        yield from bar.track(job_overrides)
 
 
 def check_count(key: str, value: Any) -> None:

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from src.config import Config
 from src.config_restore import CHANGEABLE
 from src.errors import UserError
@@ -158,8 +156,7 @@ def empty_sweep(config: Config, space: dict[str, str], command: list[str], name:
 
 def fingerprint(config: Config) -> str:
     """Tell a run by what it computes: the configuration without what a run may change, and without where it is kept."""
-    content = OmegaConf.to_container(OmegaConf.structured(config))
-    assert isinstance(content, dict)
+    content = dataclasses.asdict(config)
     for key in (*CHANGEABLE, "resume", "name", "paths.output_dir"):
         *path, leaf = key.split(".")
         node: Any = content
