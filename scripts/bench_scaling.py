@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import random
-import signal
 import sys
 import tempfile
 from dataclasses import asdict
@@ -30,10 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.scaling_table import CONTEXT, PAPER, Row, machine, refusal, report, verdict
-from src.cli import say_error
-from src.errors import UserError
+from src.errors import UserError, exit_code
 from src.gpus import gpu_count
-from src.ranks import ASKED, GRACE, STOPPED, supervise
+from src.ranks import ASKED, GRACE, supervise
 
 TINY = ("experiment=quickstart", "model.depth=2", "model.width=64", "model.heads=2")
 MOST = 8  # devices that share the batch of strong scaling at most
@@ -60,24 +58,29 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="file for the figures as JSON")
     parser.add_argument("--plan", action="store_true", help="print the rows and measure nothing")
     options = parser.parse_args()
-    try:
-        rows = planned(options)
-        if options.plan:
-            print("\n".join(row.name + ("" if row.timed else "  (for its losses)") for row in rows))
-            return 0
-        with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
-            measure(rows, options, Path(folder))
-    except UserError as error:
-        say_error(error)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "stopped" + (f": the rows that were done are in {options.output}" if options.output else ""),
-            file=sys.stderr,
-        )
-        return STOPPED + signal.SIGINT
+    rows: list[Row] = []
+    kept = f": the rows that were done are in {options.output}" if options.output else ""
+    code = exit_code(lambda: rows.extend(benched(options)), f"stopped{kept}")
+    if code or options.plan:
+        return code
     print(report(rows, options))
     return 0 if all(not row.found.get("error") and refusal(row, rows) is None for row in rows) else 1
+
+
+def benched(options: argparse.Namespace) -> list[Row]:
+    """Measure the rows that are asked for, or print them if only the plan is.
+
+    Raises:
+        UserError: what is asked for cannot run.
+        KeyboardInterrupt: it was asked to stop.
+    """
+    rows = planned(options)
+    if options.plan:
+        print("\n".join(row.name + ("" if row.timed else "  (for its losses)") for row in rows))
+        return rows
+    with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
+        measure(rows, options, Path(folder))
+    return rows
 
 
 def planned(options: argparse.Namespace) -> list[Row]:

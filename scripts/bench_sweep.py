@@ -68,8 +68,7 @@ def compared(options: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory(prefix="sweeps-") as made:
         folder = options.output or Path(made)
         text = made_text(Path(made) / "text", size=1_000_000)
-        warm = argparse.Namespace(**{**vars(options), "overrides": [*options.overrides, *steps(20)]})
-        swept(Path(made) / "first", 1, str(options.jobs + 1), text, warm)
+        swept(Path(made) / "first", 1, str(options.jobs + 1), text, options, *steps(20))
         seeds = f"range(1,{options.jobs + 1})"
         alone, together = swept(folder, 1, seeds, text, options), swept(folder, slots, seeds, text, options)
     return report(alone, together, slots, options.device)
@@ -91,8 +90,8 @@ def slots_of(options: argparse.Namespace) -> int:
     return min(options.slots or count, count)
 
 
-def swept(folder: Path, slots: int, seeds: str, text: Path, options: argparse.Namespace) -> Done:
-    """Run the sweep over seeds on a text, with so many jobs at a time.
+def swept(folder: Path, slots: int, seeds: str, text: Path, options: argparse.Namespace, *more: str) -> Done:
+    """Run the sweep over seeds on a text, with so many jobs at a time and more overrides than those of the options.
 
     Raises:
         UserError: it failed.
@@ -103,7 +102,7 @@ def swept(folder: Path, slots: int, seeds: str, text: Path, options: argparse.Na
         f"trainer.accelerator={'gpu' if options.device == 'cuda' else 'cpu'}",
         f"paths.output_dir={folder}", f"data.path={text}",
         f"seed={seeds}",
-        f"hydra.launcher.slots={slots}", f"hydra.launcher.name={name}", *options.overrides,
+        f"hydra.launcher.slots={slots}", f"hydra.launcher.name={name}", *options.overrides, *more,
     ]  # fmt: skip
     one_core = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")} if options.device == "cpu" else {}
     began = time.monotonic()

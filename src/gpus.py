@@ -10,6 +10,7 @@ import atexit
 import ctypes
 import importlib.util
 import os
+import runpy
 import subprocess
 import sys
 from functools import cache
@@ -72,12 +73,10 @@ def _built_for() -> str | None:
     if found is None or found.origin is None:
         return None
     file = Path(found.origin).with_name("version.py")
-    if not file.is_file() or (spec := importlib.util.spec_from_file_location("torch_version", file)) is None:
+    if not file.is_file():
         return None
-    version = importlib.util.module_from_spec(spec)
-    assert spec.loader is not None
-    spec.loader.exec_module(version)
-    return "rocm" if getattr(version, "hip", None) else "cuda" if version.cuda else "cpu"
+    version = runpy.run_path(str(file))
+    return "rocm" if version.get("hip") else "cuda" if version["cuda"] else "cpu"
 
 
 def _by_nvml() -> int | None:

@@ -79,10 +79,7 @@ def test_weak_and_strong_efficiency():
     [
         ({"losses": [8.0, 7.01]}, "not as one device: loss off by 0.01 bits per byte, gradient norm by 0"),
         ({"norms": [1.0, 2.1]}, "not as one device: loss off by 0 bits per byte, gradient norm by 0.05"),
-        (
-            {"losses": [8.0, 7.0005]},
-            "not as one device: loss off by 0.0005 bits per byte, gradient norm by 0",
-        ),
+        ({"losses": [8.0, 7.0005]}, "not as one device: loss off by 0.0005 bits per byte, gradient norm by 0"),
         ({"losses": [8.0, math.nan]}, "not as one device: loss off by inf bits per byte, gradient norm by 0"),
         ({"error": "out of memory"}, "out of memory"),
     ],

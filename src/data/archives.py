@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from src.data.files import CHUNK, byte_progress, written_whole
+from src.bars import byte_progress
+from src.data.files import CHUNK, written_whole
 from src.errors import UserError
 
 SUFFIXES = (".zip", ".gz", ".xz")

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from src.bars import byte_progress
 from src.data.base import Fact, Splits
 from src.data.byte_windows import ByteArray
 from src.data.download import Remote, download
-from src.data.files import alone, byte_progress, written_whole
+from src.data.files import alone, written_whole
 from src.data.pictures import (
     EvalPictures,
     PictureDataModule,

@@ -11,7 +11,8 @@ from pathlib import Path
 import requests
 from rich.progress import Progress, TaskID
 
-from src.data.files import byte_progress, digest
+from src.bars import byte_progress
+from src.data.files import digest
 from src.errors import UserError
 
 TIMEOUT_S = (8.0, 60.0)

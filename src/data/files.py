@@ -9,37 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-
 from src import atomic
+from src.bars import byte_progress
 from src.errors import UserError
 
 CHUNK = 1 << 20
 """Bytes read at a time."""
-
-_QUIET_BELOW = 64 << 20  # bytes that are read too fast to need a progress bar
-
-
-def byte_progress(size: int | None = None) -> Progress:
-    """Make a progress bar for bytes, with speed and time left, on a terminal; silent for small sizes."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal or (size is not None and size < _QUIET_BELOW),
-    )
 
 
 @contextlib.contextmanager

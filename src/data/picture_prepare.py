@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from src.bars import count_progress
 from src.data.files import alone, written_whole
 from src.data.picture_sources import WIDTH, NpzTask, PngTask, npz_count, png_index
 from src.errors import UserError
@@ -183,7 +182,7 @@ class Preparation:
             first += count
 
     def _work(self, tasks: list[PngTask | NpzTask], count: int, done: dict[int, dict[str, Any]]) -> None:
-        with self._progress() as progress:
+        with count_progress() as progress:
             bar = progress.add_task(f"preparing {self.split.name}", total=count)
             for entry in self._entries(tasks):
                 for start, line in entry.items():
@@ -216,12 +215,6 @@ class Preparation:
                 raise UserError("a worker was killed, perhaps for memory: run the same command to go on") from error
             finally:
                 pool.shutdown(cancel_futures=True)
-
-    @staticmethod
-    def _progress() -> Progress:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        return Progress(*columns, console=console, disable=not console.is_terminal)
 
     def _finish(self, count: int, done: dict[int, dict[str, Any]]) -> dict[str, Any]:
         """Give the draft its name, without the skipped pictures' rows."""

@@ -20,9 +20,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from src.bars import count_progress
 from src.cli import typed
 from src.config import Config
 from src.config_check import check
@@ -215,13 +214,8 @@ class SearchSweeper(Sweeper):
 
 def shown(job_overrides: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
     """Give each job's overrides, with a progress bar on a terminal if they are many: Hydra takes 0.1 s a job."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("checking jobs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
-        transient=True, disable=not console.is_terminal or len(job_overrides) < MANY,
-    )  # fmt: skip
-    with bar:
-        yield from bar.track(job_overrides)
+    with count_progress(shown=len(job_overrides) >= MANY, transient=True) as bar:
+        yield from bar.track(job_overrides, description="checking jobs")
 
 
 def check_count(key: str, value: Any) -> None:
