@@ -30,8 +30,8 @@ from src import build
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.stop_signal import StopSignal
 from src.checkpoint.background import BackgroundWriter
-from src.job import quiet_libraries
 from src.run import Run
+from src.run_log import quiet_libraries
 
 ALONE = 8  # steps beside which nothing is written, between two saves
 FOR_EVER = 10**6

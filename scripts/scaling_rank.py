@@ -32,9 +32,10 @@ from src.callbacks.stop_signal import StopSignal
 from src.cli import say_error
 from src.config import Config
 from src.errors import UserError
-from src.job import SAME_MISTAKE, prepared_data, quiet_libraries
+from src.job import SAME_MISTAKE, prepared_data
 from src.ranks import STOPPED, end_with_supervisor, first_process
 from src.run import Run, write_atomically
+from src.run_log import quiet_libraries
 
 TRACED = 3  # steps whose communication is looked at
 COMMUNICATION = ("nccl", "gloo")

@@ -28,11 +28,12 @@ from src.cli import say_error
 from src.errors import UserError, of_the_machine, said_if_out_of_memory
 from src.eval_request import Request
 from src.interrupt import raise_again
-from src.job import SAME_MISTAKE, check_count, finish_wandb, prepared_data, quiet_libraries
+from src.job import SAME_MISTAKE, check_count, finish_wandb, prepared_data
 from src.loggers import wandb_logger
 from src.ranks import end, end_with_supervisor, first_process, lost_a_rank, place
 from src.report import evaluation_table
 from src.run import Run
+from src.run_log import quiet_libraries
 
 
 class Row(NamedTuple):

@@ -14,7 +14,6 @@ import logging
 import signal
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,6 +41,7 @@ from src.provenance import append_provenance
 from src.ranks import end, end_with_supervisor, first_process, lost_a_rank, place, say_lost, stands_for_job, supervise
 from src.report import results_table
 from src.run import Run
+from src.run_log import set_up_logging
 
 SAME_MISTAKE = 2.0  # seconds in which the first rank says what is wrong and the others are ended
 log = logging.getLogger("src.job")  # by name: run as a module, __name__ is "__main__"
@@ -267,37 +267,6 @@ def finish_wandb(code: int) -> None:
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
         wandb.finish(exit_code=code)
-
-
-class _Terminal(logging.Handler):
-    """Prints to whatever stdout is at the time, so that lines go above a running progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), flush=True)
-
-
-def set_up_logging(file: Path) -> None:
-    """Send what the project says to the terminal and to the run's log file; of other ranks their failures alone."""
-    quiet_libraries()
-    logger = logging.getLogger("src")
-    terminal, to_file = _Terminal(), logging.FileHandler(file)
-    name = "" if first_process() else f"rank {place().rank}: "
-    logger.setLevel(logging.ERROR if name else logging.INFO)
-    terminal.setFormatter(logging.Formatter(f"{name}%(message)s"))
-    to_file.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {name}%(message)s"))
-    for handler in (terminal, to_file):
-        logger.addHandler(handler)
-
-
-def quiet_libraries() -> None:
-    """Keep Lightning's hints off the screen; its errors stay."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
-    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`.*")
-    warnings.filterwarnings("ignore", message="It is recommended to use `self.log.*sync_dist")  # the metric does that
-    warnings.filterwarnings("ignore", message="The `srun` command is available")  # build.cluster looks itself
 
 
 if __name__ == "__main__":

@@ -20,11 +20,12 @@ from src.atomic import written_whole
 from src.checkpoint.file import check_model, read, usable_for
 from src.config import Config, SampleConfig
 from src.errors import UserError, said_if_out_of_memory
-from src.job import finish_wandb, prepared_data, quiet_libraries
+from src.job import finish_wandb, prepared_data
 from src.loggers import wandb_logger
 from src.models.sparse_transformer import SparseTransformer
 from src.pictures import as_picture, completions_grid, given_bytes, read_picture, save_grid, square
 from src.run import Run
+from src.run_log import quiet_libraries
 from src.sampling import Draw, Tick, as_text, generate
 
 

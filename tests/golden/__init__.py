@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from src.job import quiet_libraries, train_run
+from src.job import train_run
 from src.run import Run
+from src.run_log import quiet_libraries
 from tests.data.picture_files import batch, tar
 from tests.data.test_prepare_imagenet64 import prepare
 from tests.test_cli import composed
