@@ -62,23 +62,39 @@ def digest(path: Path, algorithm: str) -> str:
 
 
 def remember_digest(path: Path, algorithm: str, found: str) -> None:
-    """Write a file's checksum beside it, with the file's size and time of change; a read-only folder is left alone."""
-    with contextlib.suppress(UserError), written_whole(_side_file(path, algorithm)) as file:
-        file.write(json.dumps({**_state(path), algorithm: found}).encode())
+    """Write a file's checksum beside it."""
+    remember(_side_file(path, algorithm), path, {algorithm: found})
 
 
 def remembered_digest(path: Path, algorithm: str) -> str:
-    """Give a file's checksum as it is remembered beside it, or compute and remember it.
-
-    What is remembered holds while the file keeps its size and its time of change.
-    """
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        known = json.loads(_side_file(path, algorithm).read_text())
-        if {key: known[key] for key in ("size", "mtime_ns")} == _state(path):
-            return str(known[algorithm])
+    """Give a file's checksum as it is remembered beside it, or compute and remember it."""
+    if known := remembered(_side_file(path, algorithm), path):
+        return known[algorithm]
     found = digest(path, algorithm)
     remember_digest(path, algorithm, found)
     return found
+
+
+def remember(memory: Path, path: Path, facts: dict[str, str]) -> None:
+    """Write what was found out about a file, with its size and time of change; a read-only folder is left alone.
+
+    Args:
+        memory: the JSON file to write.
+        path: the file that the facts are about.
+        facts: values by name.
+    """
+    with contextlib.suppress(UserError), written_whole(memory) as file:
+        file.write(json.dumps({**_state(path), **facts}).encode())
+
+
+def remembered(memory: Path, path: Path) -> dict[str, str] | None:
+    """Give what ``remember`` wrote about a file; None where there is nothing, or the file has changed since."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        known = json.loads(memory.read_text())
+        state = _state(path)
+        if {key: known.pop(key, None) for key in state} == state:
+            return {key: str(value) for key, value in known.items()}
+    return None
 
 
 def _side_file(path: Path, algorithm: str) -> Path:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import sysconfig
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from src.data.base import Splits, WindowDataModule
@@ -81,13 +83,17 @@ class Quickstart(WindowDataModule):
 
     def prepare_data(self) -> None:
         """Write the corpus, unless it is there."""
-        build_corpus(self.library, self.folder)
+        _ = self._corpus
 
     def open_splits(self) -> Splits:
         """Open the corpus; the splits hold whole files."""
-        corpus = build_corpus(self.library, self.folder)
+        corpus = self._corpus
         label = f"quickstart (Python {platform.python_version()} standard library)"
         return self.windows(corpus.path, corpus.sizes, label, False, sha256=corpus.sha256, files=corpus.files)
+
+    @cached_property
+    def _corpus(self) -> Corpus:
+        return build_corpus(self.library, self.folder)
 
 
 def build_corpus(library: Path, folder: Path) -> Corpus:
@@ -154,8 +160,9 @@ def split_files(sizes: dict[str, int]) -> tuple[list[str], list[str], list[str]]
 
 
 def _sources(library: Path) -> list[Path]:
-    def is_library_code(path: Path) -> bool:
-        parts = path.relative_to(library).parts
-        return path.is_file() and not _LEFT_OUT & set(parts) and not parts[-1].startswith(_OF_THE_MACHINE)
-
-    return sorted(path for path in library.rglob("*.py") if is_library_code(path))
+    found: list[Path] = []
+    for folder, inner, names in os.walk(library):
+        inner[:] = [name for name in inner if name not in _LEFT_OUT]  # does not walk through other people's packages
+        own = (name for name in names if name.endswith(".py") and not name.startswith(_OF_THE_MACHINE))
+        found += [path for name in own if (path := Path(folder, name)).is_file()]
+    return sorted(found)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from src.data import cifar10_files
 from src.data.cifar10 import Cifar10
 from src.errors import UserError
 from tests.data.picture_files import batch, cifar, planes, tar
@@ -121,6 +122,47 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
         path.write_bytes(raw)
         with pytest.raises(UserError, match=r"cifar-10-python.tar.gz cannot be read"):
             opened(tmp_path)
+
+
+def no_reading(source: Path) -> dict[str, bytes]:
+    raise AssertionError(f"{source} is unpacked again")
+
+
+def test_an_archive_is_unpacked_once_and_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = archive(tmp_path, cifar())
+    with monkeypatch.context() as patch:
+        first = opened(tmp_path)
+        patch.setattr(cifar10_files, "read_batches", no_reading)
+        first.prepare_data()  # as Lightning does before each of its stages
+        second = opened(tmp_path)  # another process, another job
+        assert second.facts() == first.facts() and second.label == first.label
+        with pytest.raises(UserError, match="must have md5"):
+            opened(tmp_path, allow_partial=False)
+        os.utime(path, ns=(0, 0))
+        with pytest.raises(AssertionError, match="unpacked again"):
+            opened(tmp_path)
+    archive(tmp_path, cifar(test_batch=batch(20, 9)))
+    assert opened(tmp_path).test_bytes == 20 * 3072
+
+
+@pytest.mark.parametrize("found", ["", "[]", '{"size": 1}', "{"])
+def test_a_damaged_memory_of_checksums_is_made_anew(tmp_path: Path, found: str) -> None:
+    archive(tmp_path, cifar())
+    facts = opened(tmp_path).facts()
+    memory = tmp_path / "cifar10" / "cifar-10-python.tar.gz.md5s.json"
+    whole = memory.read_text()
+    memory.write_text(found)
+    assert opened(tmp_path).facts() == facts and memory.read_text() == whole
+
+
+def test_a_lost_file_of_pictures_is_written_again(tmp_path: Path) -> None:
+    archive(tmp_path, cifar())
+    opened(tmp_path)
+    pictures, _ = sorted((tmp_path / "cifar10").glob("pictures-*.npy"), key=lambda path: len(path.name))
+    whole = pictures.read_bytes()
+    pictures.unlink()
+    opened(tmp_path)
+    assert pictures.read_bytes() == whole
 
 
 def test_a_wrong_context_and_a_missing_path_are_refused(tmp_path: Path) -> None:

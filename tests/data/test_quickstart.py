@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.data import quickstart
 from src.data.quickstart import Quickstart, build_corpus, split_files
 from src.errors import UserError
 
@@ -88,3 +89,24 @@ def test_a_folder_that_cannot_be_written_is_named(library: Path, tmp_path: Path)
     (tmp_path / "taken").write_text("a file, not a folder")
     with pytest.raises(UserError, match=r"cannot write .*taken/quickstart/.* choose another paths\.data_dir"):
         build_corpus(library, tmp_path / "taken" / "quickstart")
+
+
+def test_the_library_is_read_once(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    monkeypatch.setattr(
+        quickstart,
+        "build_corpus",
+        lambda *where: read.append(where) or build_corpus(*where),  # type: ignore[func-returns-value]
+    )
+    data = Quickstart(tmp_path, 16, 4, 0, library=library)
+    data.prepare_data()
+    data.setup()
+    data.prepare_data()  # as Lightning does before each of its stages
+    assert read == [(library, tmp_path / "quickstart")] and data.train_bytes > 0
+
+
+def test_links_to_nowhere_and_folders_are_no_sources(library: Path, tmp_path: Path) -> None:
+    files = build_corpus(library, tmp_path / "out").files
+    (library / "nowhere.py").symlink_to(tmp_path / "none")
+    (library / "folder.py").mkdir()
+    assert build_corpus(library, tmp_path / "out").files == files
