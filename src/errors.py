@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ _REFUSED = {
 }  # fmt: skip
 # as the operating system, PyTorch (GPU, CPU), Triton and cuBLAS or cuDNN have it
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED")
+log = logging.getLogger(__name__)
 
 
 class UserError(Exception):
@@ -90,6 +92,15 @@ def said_if_out_of_memory(sentence: Callable[[], str]) -> Iterator[None]:
         if memory_error(error) is None:
             raise
         raise UserError(sentence()) from error
+
+
+@contextlib.contextmanager
+def warned_if_not_written(what: str) -> Iterator[None]:
+    """Go on, with a warning, where a file cannot be written that training can do without; ``what`` it is."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("%s could not be written (%s): training goes on without", what, error.strerror or error)
 
 
 def _of_a_reader(error: Exception) -> UserError | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from pathlib import Path
 
@@ -16,11 +17,19 @@ class _Terminal(logging.Handler):
         print(self.format(record), flush=True)
 
 
+class _File(logging.FileHandler):
+    """Appends to the run's log file; a line for which there is no room is on the terminal all the same."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def set_up_logging(file: Path) -> None:
     """Send what the project says to the terminal and to the run's log file; of other ranks their failures alone."""
     quiet_libraries()
     logger = logging.getLogger("src")
-    terminal, to_file = _Terminal(), logging.FileHandler(file)
+    terminal, to_file = _Terminal(), _File(file)
     name = "" if first_process() else f"rank {place().rank}: "
     logger.setLevel(logging.ERROR if name else logging.INFO)
     terminal.setFormatter(logging.Formatter(f"{name}%(message)s"))

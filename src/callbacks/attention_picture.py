@@ -11,6 +11,7 @@ from torch import Tensor
 from src.atomic import written_whole
 from src.attention.learned import spread
 from src.determinism import anything_goes
+from src.errors import warned_if_not_written
 from src.models.inspect import learned_attention
 from src.models.language_model import LanguageModel
 from src.strategy import whole_weights
@@ -49,10 +50,11 @@ class AttentionPicture(Callback):
         heads = spread(len(model.blocks[0].attention.layer), MOST_HEADS)  # type: ignore[arg-type, union-attr]
         with anything_goes():
             learned = learned_attention(model, self.x, self.query, blocks, heads)
-        self.folder.mkdir(exist_ok=True)
         path = self.folder / f"step-{trainer.global_step:07d}.png"
-        with written_whole(path) as file:
-            draw_learned(learned, self.x.numpy(), self.row).savefig(file, format="png")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("attention/learned", [str(path)], step=trainer.global_step)
+        with warned_if_not_written(str(path)):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with written_whole(path) as file:
+                draw_learned(learned, self.x.numpy(), self.row).savefig(file, format="png")
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.log_image("attention/learned", [str(path)], step=trainer.global_step)

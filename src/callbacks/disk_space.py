@@ -34,7 +34,10 @@ class DiskSpace(Callback):
         if not trainer.is_global_zero:
             return
         size = sum(leaf.nbytes for leaf in tree_leaves(checkpoint) if isinstance(leaf, Tensor))
-        free = shutil.disk_usage(self.folder).free
+        try:
+            free = shutil.disk_usage(self.folder).free
+        except OSError:
+            return  # the folder is gone: the writer makes it again, or says why it cannot
         scarce = free < ROOM * size
         if scarce and not self._warned:
             log.warning(

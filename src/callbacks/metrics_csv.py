@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import io
+import logging
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -14,6 +17,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from src.atomic import written_whole
 from src.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class MetricsCsv(Logger):
@@ -38,7 +43,9 @@ class MetricsCsv(Logger):
         """None before the first row of this process: until then the file stays as it is."""
         self._earlier = self._rows_kept()
         self.count = len(self._earlier)
-        """Rows that count, of earlier processes and this one."""
+        """Rows in the file that count, of earlier processes and this one."""
+        self._waiting: list[dict[str, Any]] = []
+        self._warned = False
 
     @property
     def name(self) -> str:  # noqa: D102
@@ -54,24 +61,45 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one row."""
-        row = {"step": step, **metrics}
-        if self.columns is None:
-            self.columns = self._continue()
-        if new := [name for name in row if name not in self.columns]:
-            rows = self._rows()
-            self.columns += new
-            self._write(rows, self.columns)
-        with self.file.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
-        self.count += 1
+        """Append one row; where the disk does not take it, it waits in memory for the next one."""
+        self._waiting.append({"step": step, **metrics})
+        self._flush()
 
     @rank_zero_only
     def save(self) -> None:
         """Put the rows on the disk: called before a checkpoint, which must not outlive them in a power cut."""
-        if self.file.is_file():
-            with self.file.open("rb") as file:
-                os.fsync(file.fileno())
+        self._flush()
+        with contextlib.suppress(OSError), self.file.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def _flush(self) -> None:
+        """Write the rows that wait."""
+        try:
+            while self._waiting:
+                self._append(self._waiting[0])
+                self.count += 1
+                del self._waiting[0]
+        except OSError as error:
+            if not self._warned:
+                log.warning("%s takes no rows (%s): they wait in memory", self.file, error.strerror or error)
+            self._warned = True
+            return
+        self._warned = False
+
+    def _append(self, row: dict[str, Any]) -> None:
+        if self.columns is None:
+            self.columns = self._continue()
+        new = [name for name in row if name not in self.columns]
+        if new or not self.file.is_file():
+            rows = self._rows()
+            if self.count and not rows:
+                log.warning("%s is gone: a new one begins at step %s", self.file, row["step"])
+                self.count = 0
+            self._write(rows, [*self.columns, *new])
+            self.columns += new
+        line = io.StringIO(newline="")
+        csv.DictWriter(line, self.columns).writerow(row)
+        _append_whole(self.file, line.getvalue().encode())
 
     def _continue(self) -> list[str]:
         """Drop the rows that come anew, and give the columns."""
@@ -105,5 +133,18 @@ class MetricsCsv(Logger):
         writer = csv.DictWriter(text, columns)
         writer.writeheader()
         writer.writerows(rows)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(self.file) as file:
             file.write(text.getvalue().encode())
+
+
+def _append_whole(path: Path, content: bytes) -> None:
+    """Append to a file, or leave it as it is: a full disk takes a part of a line and refuses the rest."""
+    with path.open("r+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            if file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(end)
+            raise

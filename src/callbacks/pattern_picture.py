@@ -7,7 +7,9 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from src.atomic import written_whole
 from src.attention import Pattern
+from src.errors import warned_if_not_written
 
 
 class PatternPicture(Callback):
@@ -32,7 +34,9 @@ class PatternPicture(Callback):
             return
         from src.attention.draw import draw_pattern  # late: matplotlib takes a second to import
 
-        draw_pattern(self.pattern, self.heads, self.context).savefig(self.file)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("attention/pattern", [str(self.file)], step=trainer.global_step)
+        with warned_if_not_written(str(self.file)):
+            with written_whole(self.file) as file:
+                draw_pattern(self.pattern, self.heads, self.context).savefig(file, format="png")
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.log_image("attention/pattern", [str(self.file)], step=trainer.global_step)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from src.atomic import written_whole
 from src.determinism import anything_goes
+from src.errors import warned_if_not_written
 from src.models.language_model import LanguageModel
 from src.pictures import completions_grid, save_grid
 from src.sampling import Draw, as_text, generate
@@ -45,8 +46,10 @@ class Samples(Callback):
         assert isinstance(pl_module, LanguageModel)
         with whole_weights(pl_module):
             if trainer.is_global_zero:
-                self.folder.mkdir(exist_ok=True)
-                self.keep(trainer, self._drawn(pl_module))
+                drawn = self._drawn(pl_module)
+                with warned_if_not_written(f"the sample of step {trainer.global_step} in {self.folder}"):
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    self.keep(trainer, drawn)
 
     @abstractmethod
     def keep(self, trainer: Trainer, drawn: Tensor) -> None:

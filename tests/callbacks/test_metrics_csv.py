@@ -1,6 +1,10 @@
 """The metrics file only ever grows, and a resumed run continues it."""
 
 import csv
+import io
+from pathlib import Path
+
+import pytest
 
 from src.callbacks.metrics_csv import MetricsCsv
 
@@ -46,3 +50,56 @@ def test_half_written_last_line_is_dropped(tmp_path):
         opened.write("2,0.")
     MetricsCsv(file, after_step=1).log_metrics({"loss": 2.0}, step=2)
     assert [(row["step"], row["loss"]) for row in rows(file)] == [("1", "1.0"), ("2", "2.0")]
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A switch: while it is on, a disk takes the first bytes of a line and no more."""
+    state = {"on": False}
+
+    class Disk(io.FileIO):
+        def write(self, content):
+            return super().write(content[:3] if state["on"] else content)
+
+    opened = Path.open
+
+    def disk(path, mode="r", **how):
+        return Disk(path, "rb+") if mode == "r+b" else opened(path, mode, **how)
+
+    monkeypatch.setattr(Path, "open", disk)
+    return state
+
+
+def test_rows_wait_while_the_disk_is_full_and_no_part_of_a_line_stays(tmp_path, full, caplog):
+    file = tmp_path / "metrics.csv"
+    logger = MetricsCsv(file)
+    logger.log_metrics({"a": 1.0}, step=1)
+    full["on"] = True
+    for step in (2, 3):
+        logger.log_metrics({"a": float(step)}, step=step)
+        logger.save()
+    assert file.read_text().splitlines() == ["step,a", "1,1.0"] and logger.count == 1
+    assert caplog.messages == [f"{file} takes no rows (No space left on device): they wait in memory"]
+    full["on"] = False
+    logger.save()
+    assert [row["a"] for row in rows(file)] == ["1.0", "2.0", "3.0"] and logger.count == 3
+    full["on"] = True
+    logger.log_metrics({"a": 4.0, "b": 1.0}, step=4)
+    full["on"] = False
+    logger.log_metrics({"b": 2.0}, step=5)
+    assert [(row["a"], row["b"]) for row in rows(file)][-2:] == [("4.0", "1.0"), ("", "2.0")]
+    assert len(caplog.messages) == 2
+
+
+def test_a_file_that_is_removed_begins_anew_and_a_resumed_run_continues_that(tmp_path, caplog):
+    file = tmp_path / "metrics.csv"
+    logger = MetricsCsv(file)
+    for step in (1, 2, 3):
+        logger.log_metrics({"a": float(step)}, step=step)
+    file.unlink()
+    for step in (4, 5):
+        logger.log_metrics({"a": float(step)}, step=step)
+    assert caplog.messages == [f"{file} is gone: a new one begins at step 4"]
+    assert logger.count == 2 and [row["step"] for row in rows(file)] == ["4", "5"]
+    MetricsCsv(file, after_step=4, count=1).log_metrics({"a": 50.0}, step=5)
+    assert [(row["step"], row["a"]) for row in rows(file)] == [("4", "4.0"), ("5", "50.0")]

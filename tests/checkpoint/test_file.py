@@ -1,5 +1,6 @@
 """Checkpoint files: kept, chosen, compared, and never run."""
 
+import contextlib
 import logging
 import os
 import pickle
@@ -84,16 +85,29 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     assert names(tmp_path) == {"last.ckpt"}
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 1 MiB."""
-    place = tmp_path / "disk"
+@contextlib.contextmanager
+def disk(place, size):
+    """A disk of its own."""
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], check=False, capture_output=True)
-    if mounted.returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", place]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("only root can mount a small disk")
     yield place
     subprocess.run(["umount", place], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 1 MiB."""
+    with disk(tmp_path / "disk", "1m") as place:
+        yield place
+
+
+@pytest.fixture
+def roomy_disk(tmp_path):
+    """A disk of 16 MiB."""
+    with disk(tmp_path / "roomy", "16m") as place:
+        yield place
 
 
 def test_a_small_disk_keeps_the_last_good_file(small_disk):
