@@ -62,6 +62,8 @@ class Runner:
         self.time_up = False
         self._ends = None if seconds is None else time.monotonic() + seconds
         self._gathered = 0.0
+        self._behind = False
+        self._said: set[str] = set()
 
     def run(self) -> int:
         """Run all jobs that are not finished; the exit code of the sweep."""
@@ -99,9 +101,28 @@ class Runner:
         if self.stopped_by is not None or self.out_of_time() or (room := self.slots.take(job.config)) is None:
             return False
         taken, environment = room
+        try:
+            popen = self.launch(job, environment)
+        except OSError as error:
+            self.slots.give_back(taken)
+            self.put_off(job, error)
+            return False
+        job.state, job.run, job.started, job.ended, job.error, job.exit_code = (
+            "running", job.name, now(), None, None, None,
+        )  # fmt: skip
+        self.running.append(Process(job, popen, taken))
+        self.write()
+        return True
+
+    def launch(self, job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start the process of a job.
+
+        Raises:
+            OSError: the disk or the machine has no room for it.
+        """
         run = made(self.sweep, job)
         with self.sweep.console(job).open("ab") as console:
-            popen = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", "src.job", str(run.path)],
                 env={**os.environ, **environment, PARENT: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
@@ -109,12 +130,32 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches it once, through us
             )
-        job.state, job.run, job.started, job.ended, job.error, job.exit_code = (
-            "running", run.path.name, now(), None, None, None,
-        )  # fmt: skip
-        self.running.append(Process(job, popen, taken))
-        self.sweep.write()
-        return True
+
+    def put_off(self, job: Job, error: OSError) -> None:
+        """Let a job wait that cannot be started now: it is tried again for as long as others run.
+
+        Raises:
+            UserError: none does.
+        """
+        reason = f"{job.name} cannot be started ({error.strerror or error})"
+        if not self.running:
+            raise UserError(f"{reason}: make room, then run the same command again") from error
+        self.warn(f"{reason}: it is tried again while others run")
+
+    def write(self) -> None:
+        """Bring sweep.json up to date; where the disk does not take it jobs run on, and it is written later."""
+        try:
+            self.sweep.write()
+            self._behind = False
+        except OSError as error:
+            self._behind = True
+            self.warn(f"{self.sweep.file} cannot be written ({error.strerror or error}): jobs run on")
+
+    def warn(self, sentence: str) -> None:
+        """Say a sentence, once."""
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self.view.say(sentence, "yellow")
 
     def look(self) -> list[Job]:
         """Wait a moment, and settle the jobs that have ended; these are given back."""
@@ -127,6 +168,8 @@ class Runner:
             self.running.remove(process)
             self.slots.give_back(process.taken)
             self.settle(process)
+        if self._behind:
+            self.write()
         if time.monotonic() - self._gathered > GATHER or not self.running:
             gather(self.sweep.folder)
             self._gathered = time.monotonic()
@@ -152,7 +195,7 @@ class Runner:
             job.state, job.error = "failed", last_words(self.sweep.console(job), job.exit_code)
             if not (self.sweep.folder / job.name).is_dir():
                 job.run = None  # a job that never began takes its folder away again
-        self.sweep.write()
+        self.write()
         self.view.ended(job)
 
     def prune(self, job: Job) -> None:

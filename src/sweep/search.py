@@ -84,6 +84,7 @@ class Search(Runner):
             while True:
                 while len(self.running) < self.sweep.slots and (job := self.next(waiting)):
                     if job.state == "waiting" and not self.start(job):
+                        waiting.insert(0, job)
                         break
                 if not self.running:
                     break
@@ -148,7 +149,7 @@ class Search(Runner):
             job.state, job.error = "failed", f"{METRIC} is {figure}"
         trial.set_user_attr("error", job.error)
         self.study.tell(trial, state=TrialState.FAIL)
-        self.sweep.write()
+        self.write()
 
     def prune_bad(self) -> None:
         """Report new validations of running trials, and stop those that Optuna's pruner gives up."""
