@@ -26,7 +26,7 @@ from src.attention.attend import resolve_backend, triton_problem
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.figures import Figures
 from src.callbacks.stop_signal import Interrupted
-from src.checkpoint.file import METRICS_ROWS, check_model, entry, inspect, usable, usable_for
+from src.checkpoint.file import METRICS_ROWS, METRICS_WAITING, check_model, entry, inspect, usable, usable_for
 from src.checkpoint.shelf import all_rows, remove_drafts
 from src.cli import say_error
 from src.config import Config
@@ -139,8 +139,7 @@ def train_run(run: Run) -> None:
         raise UserError(f"{run.path} is finished at step {max_steps}: raise trainer.max_steps to go on")
     checkpoint, resumed_step = newest_checkpoint(run)
     facts = data.facts() if first_process() else {}  # they may hash a large file
-    rows = None if checkpoint is None else entry(checkpoint, METRICS_ROWS)
-    built = loggers(config, run, resumed_step, rows, facts)
+    built = loggers(config, run, logged_before(checkpoint, resumed_step), facts)
     callbacks = build.callbacks(config, run, data)
     ranks = config.trainer.devices * config.trainer.num_nodes
     accumulate = data.micro_batches(ranks)
@@ -189,6 +188,14 @@ def newest_checkpoint(run: Run) -> tuple[Path | None, int]:
         return None, 0
     newest = usable(candidates)
     return newest, inspect(newest)
+
+
+def logged_before(checkpoint: Path | None, step: int) -> dict[str, Any]:
+    """Say what of metrics.csv a checkpoint of ``step`` has seen, as ``MetricsCsv`` takes it."""
+    if checkpoint is None:
+        return {}
+    rows, waiting = entry(checkpoint, METRICS_ROWS), entry(checkpoint, METRICS_WAITING)
+    return {"after_step": step, "count": rows, "waiting": waiting or ()}
 
 
 def introduce(

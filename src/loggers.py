@@ -14,15 +14,15 @@ from src.run import Run
 from src.wandb_login import login_known
 
 
-def loggers(config: Config, run: Run, after_step: int, rows: int | None, facts: dict[str, Any]) -> list[Logger]:
+def loggers(config: Config, run: Run, before: dict[str, Any], facts: dict[str, Any]) -> list[Logger]:
     """Build the loggers; wandb goes offline by itself where nobody is logged in, and never asks.
 
-    ``after_step`` and ``rows`` of metrics.csv are those of the checkpoint that the run goes on from.
+    ``before`` is what of metrics.csv the checkpoint that the run goes on from has seen, see ``MetricsCsv``.
     """
     kind = config.logger.kind
     if kind == "none":
         return []
-    built: list[Logger] = [MetricsCsv(run.path / "metrics.csv", after_step, rows)]
+    built: list[Logger] = [MetricsCsv(run.path / "metrics.csv", **before)]
     if kind == "wandb" and first_process():
         built.append(wandb_logger(config, run, facts))
     return built

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from src.callbacks.metrics_csv import MetricsCsv
 from src.callbacks.stop_signal import Interrupted, StopSignal
 from src.checkpoint.background import BackgroundWriter, Failure
-from src.checkpoint.file import METRICS_ROWS
+from src.checkpoint.file import METRICS_ROWS, METRICS_WAITING
 from src.checkpoint.shelf import sealed_step
 from src.errors import UserError
 
@@ -121,12 +121,14 @@ class Checkpoints(Checkpoint):
         """Wait for the state at the end.
 
         Raises:
-            UserError: the disk did not take it.
+            UserError: the disk did not take it, or some figures.
         """
         failure = self._finish_writing()
-        if failure is not None:
+        problems = [f"in {self.folder} ({failure.reason})"] if failure is not None else []
+        problems += [f"in {file.file} ({file.problem})" for file in metrics_files(trainer) if file.waiting]
+        if problems:
             raise UserError(
-                f"the end of the run could not be saved in {self.folder} ({failure.reason}): make room, then go on "
+                f"the end of the run could not be saved {problems[0]}: make room, then go on "
                 f"with python -m src.train resume={self.folder.parent}"
             )
 
@@ -149,9 +151,8 @@ class Checkpoints(Checkpoint):
         checkpoint.update(self.about)
         # Lightning counts the last step behind the hook that saves it, a save at the end of training comes later
         checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"]
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsCsv):
-                checkpoint[METRICS_ROWS] = logger.count
+        for logger in metrics_files(trainer):
+            checkpoint |= {METRICS_ROWS: logger.count, METRICS_WAITING: logger.waiting}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Count Lightning's batches in today's micro-batches: the split of a step may have changed since."""
@@ -225,3 +226,8 @@ class Checkpoints(Checkpoint):
         loop.run()
         trainer.training = True
         trainer._logger_connector._first_loop_iter = first_iteration
+
+
+def metrics_files(trainer: Trainer) -> list[MetricsCsv]:
+    """Give the loggers of a run that write metrics.csv."""
+    return [logger for logger in trainer.loggers if isinstance(logger, MetricsCsv)]

@@ -9,6 +9,7 @@ import io
 import logging
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from src.atomic import written_whole
 from src.errors import UserError
 
+Row = dict[str, str]
+"""Figures by column, as the file has them."""
 log = logging.getLogger(__name__)
 
 
@@ -29,12 +32,13 @@ class MetricsCsv(Logger):
         after_step: rows of later steps are dropped: a resumed run writes them anew.
         count: the rows that the checkpoint has seen, where it says so: the others are dropped, also those of a
             validation whose end is not in the checkpoint, and which the resumed run makes up for.
+        waiting: rows that the disk had not taken when the checkpoint was written.
 
     Raises:
         UserError: there is a file that holds something else.
     """
 
-    def __init__(self, file: Path, after_step: int = 0, count: int | None = None) -> None:
+    def __init__(self, file: Path, after_step: int = 0, count: int | None = None, waiting: Sequence[Row] = ()) -> None:
         super().__init__()
         self.file = file
         self.after_step = after_step
@@ -44,8 +48,10 @@ class MetricsCsv(Logger):
         self._earlier = self._rows_kept()
         self.count = len(self._earlier)
         """Rows in the file that count, of earlier processes and this one."""
-        self._waiting: list[dict[str, Any]] = []
-        self._warned = False
+        self.waiting: list[Row] = list(waiting)
+        """Rows that the disk has not taken yet."""
+        self.problem = ""
+        """Why it did not."""
 
     @property
     def name(self) -> str:  # noqa: D102
@@ -62,7 +68,8 @@ class MetricsCsv(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append one row; where the disk does not take it, it waits in memory for the next one."""
-        self._waiting.append({"step": step, **metrics})
+        row = {"step": step, **metrics}
+        self.waiting.append({name: "" if value is None else str(value) for name, value in row.items()})
         self._flush()
 
     @rank_zero_only
@@ -75,18 +82,17 @@ class MetricsCsv(Logger):
     def _flush(self) -> None:
         """Write the rows that wait."""
         try:
-            while self._waiting:
-                self._append(self._waiting[0])
+            while self.waiting:
+                self._append(self.waiting[0])
                 self.count += 1
-                del self._waiting[0]
+                del self.waiting[0]
+            self.problem = ""
         except OSError as error:
-            if not self._warned:
+            if not self.problem:
                 log.warning("%s takes no rows (%s): they wait in memory", self.file, error.strerror or error)
-            self._warned = True
-            return
-        self._warned = False
+            self.problem = error.strerror or str(error)
 
-    def _append(self, row: dict[str, Any]) -> None:
+    def _append(self, row: Row) -> None:
         if self.columns is None:
             self.columns = self._continue()
         new = [name for name in row if name not in self.columns]
@@ -103,20 +109,20 @@ class MetricsCsv(Logger):
 
     def _continue(self) -> list[str]:
         """Drop the rows that come anew, and give the columns."""
-        rows, self._earlier = self._earlier, []
-        if rows:
-            self._write(rows, list(rows[0]))
-            return list(rows[0])
-        self.file.unlink(missing_ok=True)
-        return ["step"]
+        if not self._earlier:
+            self.file.unlink(missing_ok=True)
+            return ["step"]
+        self._write(self._earlier, columns := list(self._earlier[0]))
+        self._earlier = []
+        return columns
 
-    def _rows_kept(self) -> list[dict[str, str]]:
+    def _rows_kept(self) -> list[Row]:
         rows = self._rows()
         if self.kept is not None:
             return rows[: self.kept]
         return [row for row in rows if row["step"].isdecimal() and int(row["step"]) <= self.after_step]
 
-    def _rows(self) -> list[dict[str, str]]:
+    def _rows(self) -> list[Row]:
         if not self.file.is_file():
             return []
         try:
@@ -128,7 +134,7 @@ class MetricsCsv(Logger):
             raise UserError(f"{self.file} cannot be read ({error}): move it away to begin a new one") from error
         return rows
 
-    def _write(self, rows: list[dict[str, str]], columns: list[str]) -> None:
+    def _write(self, rows: list[Row], columns: list[str]) -> None:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns)
         writer.writeheader()

@@ -19,6 +19,7 @@ from src.errors import UserError
 
 SHOWN = 4  # differing keys that a message names
 METRICS_ROWS = "metrics_rows"  # in a checkpoint: rows that metrics.csv had when it was taken
+METRICS_WAITING = "metrics_waiting"  # and those that a full disk had not taken
 log = logging.getLogger(__name__)
 
 

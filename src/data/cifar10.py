@@ -125,6 +125,7 @@ class Cifar10(PictureDataModule):
                 self._judge_count(source, len(pictures) - test, test)
                 _save(path, pictures)
                 _save(counts, np.array([len(pictures) - test, test]))
+            batches.remember()
         train, test = (int(count) for count in np.load(counts, allow_pickle=False))
         self._judge_count(source, train, test)
         if len(mapped_pictures(path, picture_bytes(SIDE))) != train + test:

@@ -56,13 +56,15 @@ class Batches:
     @cached_property
     def md5s(self) -> dict[str, str]:
         """The md5 of every batch file."""
-        packed = self.source.is_file()
-        if packed and (known := remembered(self.memory, self.source)):
-            return known
-        found = {name: hashlib.md5(raw, usedforsecurity=False).hexdigest() for name, raw in self.contents.items()}
-        if packed:
-            remember(self.memory, self.source, found)
-        return found
+        known = remembered(self.memory, self.source) if self.source.is_file() else None
+        return known or {
+            name: hashlib.md5(raw, usedforsecurity=False).hexdigest() for name, raw in self.contents.items()
+        }
+
+    def remember(self) -> None:
+        """Keep an archive's checksums, once it is known to be good."""
+        if "contents" in vars(self) and self.source.is_file():
+            remember(self.memory, self.source, self.md5s)
 
 
 def read_batches(source: Path) -> dict[str, bytes]:

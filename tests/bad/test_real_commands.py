@@ -1,5 +1,6 @@
 """A selection of bad inputs as users meet them, in whole processes; and Ctrl-C while a command starts."""
 
+import csv
 import resource
 import signal
 import subprocess
@@ -57,19 +58,29 @@ def test_the_command_says_one_sentence_and_damages_nothing(case, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_while_training_ends_with_a_sentence(tmp_path):
+def test_a_disk_that_fills_up_while_training_ends_with_a_sentence_and_loses_no_figure(tmp_path):
     """No file may become larger than 300 kB: checkpoints fit, the picture of the run or its figures do not for long."""
     CORPUS(tmp_path)
     line = [sys.executable, "-m", "src.train", *NEW.split()[1:], "model.depth=1", "model.width=16", "model.heads=2",
             "trainer.max_steps=4000", "trainer.val_every=4000", "trainer.log_every=1", "optimizer.warmup_steps=1",
             "model.dropout=0", "trainer.checkpoint_every=100", "trainer.progress=false"]  # fmt: skip
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # noqa: E731
-    done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, preexec_fn=limit,
-                          check=False, timeout=280)  # fmt: skip
+    options = {"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True}
+    done = subprocess.run(line, check=False, preexec_fn=limit, timeout=280, **options)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert said.startswith("error: there is no room on the disk")
+    (run,) = (tmp_path / "runs").iterdir()
+    where, _, advice = said.partition(" (File too large): ")
+    assert where.removeprefix("error: the end of the run could not be saved in ") in (
+        f"runs/{run.name}/metrics.csv", f"runs/{run.name}/checkpoints",
+    )  # fmt: skip
+    assert advice == f"make room, then go on with python -m src.train resume=runs/{run.name}"
+    again = subprocess.run([*line[:3], f"resume={run}"], check=False, timeout=280, **options)
+    assert again.returncode == 0, again.stderr
+    with (run / "metrics.csv").open(newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/bits_per_byte"]]
+    assert steps == list(range(1, 4001))
 
 
 @pytest.mark.parametrize("name", ["train", "job", "eval", "sample"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from src.callbacks import metrics_csv
 from src.callbacks.metrics_csv import MetricsCsv
 
 
@@ -80,6 +81,7 @@ def test_rows_wait_while_the_disk_is_full_and_no_part_of_a_line_stays(tmp_path, 
         logger.save()
     assert file.read_text().splitlines() == ["step,a", "1,1.0"] and logger.count == 1
     assert caplog.messages == [f"{file} takes no rows (No space left on device): they wait in memory"]
+    assert logger.waiting == [{"step": "2", "a": "2.0"}, {"step": "3", "a": "3.0"}]
     full["on"] = False
     logger.save()
     assert [row["a"] for row in rows(file)] == ["1.0", "2.0", "3.0"] and logger.count == 3
@@ -103,3 +105,36 @@ def test_a_file_that_is_removed_begins_anew_and_a_resumed_run_continues_that(tmp
     assert logger.count == 2 and [row["step"] for row in rows(file)] == ["4", "5"]
     MetricsCsv(file, after_step=4, count=1).log_metrics({"a": 50.0}, step=5)
     assert [(row["step"], row["a"]) for row in rows(file)] == [("4", "4.0"), ("5", "50.0")]
+
+
+def test_rows_that_wait_go_on_with_the_checkpoint(tmp_path, full):
+    file = tmp_path / "metrics.csv"
+    first = MetricsCsv(file)
+    first.log_metrics({"a": 1.0, "b": None}, step=1)
+    full["on"] = True
+    first.log_metrics({"a": 2.0}, step=2)
+    resumed = MetricsCsv(file, after_step=2, count=first.count, waiting=first.waiting)
+    resumed.log_metrics({"a": 3.0}, step=3)  # what was there stays, though it cannot be written anew
+    assert [row["a"] for row in rows(file)] == ["1.0"]
+    full["on"] = False
+    resumed.log_metrics({"a": 4.0}, step=4)
+    assert [(row["step"], row["a"], row["b"]) for row in rows(file)] == [
+        ("1", "1.0", ""), ("2", "2.0", ""), ("3", "3.0", ""), ("4", "4.0", ""),
+    ]  # fmt: skip
+
+
+def test_a_resumed_run_removes_nothing_while_the_disk_is_full(tmp_path, monkeypatch):
+    file = tmp_path / "metrics.csv"
+    first = MetricsCsv(file)
+    for step in (1, 2, 3):
+        first.log_metrics({"a": float(step)}, step=step)
+    before = file.read_text()
+    resumed = MetricsCsv(file, after_step=2, count=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics_csv, "written_whole", lambda path: (_ for _ in ()).throw(OSError(28, "No space left")))
+        for _ in range(2):
+            resumed.save()
+            resumed.log_metrics({"a": 30.0}, step=3)
+        assert file.read_text() == before
+    resumed.save()
+    assert [row["a"] for row in rows(file)] == ["1.0", "2.0", "30.0", "30.0"]
