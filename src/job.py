@@ -262,7 +262,7 @@ def conclude(run: Run, data: ByteDataModule, model: LanguageModel, trainer: Trai
     for logger in trainer.loggers:
         logger.log_metrics({"test/bits_per_byte": test_figure}, step=figures["train/steps"])
         if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update(summary)  # the columns of its table of runs
+            cast(Any, logger).summarize(summary)  # it is a RunLogger, whose import takes a second
     results_table(run.path.name, summary)
     log.info("everything is in %s", run.path)
     if (run.path / "wandb").is_dir():
@@ -270,10 +270,9 @@ def conclude(run: Run, data: ByteDataModule, model: LanguageModel, trainer: Trai
 
 
 def finish_wandb(code: int) -> None:
-    """End the wandb run with the job's exit code, so that a crash is shown as a crash."""
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish(exit_code=code)
+    """End the wandb run with the job's exit code, where there was one."""
+    if (wandb_run := sys.modules.get("src.wandb_run")) is not None:  # importing wandb takes a second
+        wandb_run.finish(code)
 
 
 if __name__ == "__main__":

@@ -32,11 +32,11 @@ def wandb_logger(config: Config, run: Run, facts: dict[str, Any]) -> WandbLogger
     """Build the logger of the run's own wandb run; ``facts`` identify the data and may be empty."""
     import wandb  # here: other loggers and other ranks start sooner without it
 
-    from src.wandb_run import started
+    from src.wandb_run import RunLogger, started
 
     # wandb takes a point in a name for a level of a table, and then finds no such column; numbers it can sort
     columns = {key.replace(".", "_"): as_number(value) for key, value in config.logger.columns.items()}
-    logger = WandbLogger(
+    logger = RunLogger(
         name=run.path.name,
         save_dir=run.path,
         project=config.logger.project,
