@@ -65,6 +65,7 @@ def command(config_name: str, task: Callable[[DictConfig], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of Hydra's own printing
     try:
         raise_again()
+        sys.argv[1:] = sorted(sys.argv[1:], key=_is_key)  # options first: argparse takes keys in one place alone
         _check_words()
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
     except (HydraException, OmegaConfBaseException, ArgumentError) as error:
@@ -151,6 +152,10 @@ def allowed_words(type_name: str) -> str:
     """Say a type of the schema in words."""
     names = [part.strip() for part in type_name.split("|")]
     return " or ".join("null" if name == "None" else WORDS.get(name, name) for name in names)
+
+
+def _is_key(word: str) -> bool:
+    return not word.startswith("-") and ("=" in word or word.startswith("~"))
 
 
 def _check_words() -> None:

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import NoReturn
 
 from src.errors import UserError
+from src.interrupt import leave_terminal, stops
 
 log = logging.getLogger(__name__)
 GRACE = 15.0  # seconds that ranks have to notice by themselves that one was killed
@@ -29,7 +30,9 @@ LAUNCHED = "SPARSE_TRANSFORMER_RANKS"  # in the environment of ranks that ``supe
 PARENT = "SPARSE_TRANSFORMER_SWEEP"  # in the environment of jobs that a sweep started
 TOLD = 2  # exit code of a mistake that the user has been told
 STOPPED = 128  # exit codes from here on: ended by a signal, or after one
-ASKED = (STOPPED + signal.SIGINT, STOPPED + signal.SIGTERM)  # a rank that was asked to stop
+ASKED = tuple(
+    STOPPED + signum for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+)  # a rank that was asked to stop
 _GONE = ("closed by peer", "reset by peer", "broken pipe", "socket closed", "remote process exited", "was aborted",
          "timed out waiting", "connection refused")  # fmt: skip
 
@@ -205,9 +208,11 @@ def supervise(
     ranks: list[subprocess.Popen[bytes]] = []
 
     def pass_on(signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGHUP:
+            leave_terminal()
         _signal_all(ranks, signum)
 
-    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.signal(signum, pass_on) for signum in stops()}
     try:
         for local in range(devices):
             own = {**shared, "LOCAL_RANK": str(local), "RANK": str(node * devices + local)}

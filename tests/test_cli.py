@@ -14,7 +14,7 @@ from src.cli import CONF, command, composition_sentence, typed
 from src.config import Config, schema_leaves
 from src.config_check import check
 from src.errors import UserError
-from tests.runs import environment
+from tests.runs import cold_command, environment
 
 
 def composed(*overrides: str) -> Config:
@@ -167,3 +167,10 @@ def test_a_fault_inside_a_task_is_not_told_as_a_mistake_of_the_user(monkeypatch,
         command("config", faulty)
     assert exit_.value.code == 2
     assert "error: Config group override must be a string or a list" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("--cfg", "job", "seed=7"), ("seed=7", "--cfg", "job"), ("seed=7", "--cfg=job")])
+def test_options_may_stand_before_between_and_after_keys(words, tmp_path):
+    done = cold_command("train", "experiment=quickstart", *words, "model.depth=1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\nseed: 7\n" in done.stdout and "  depth: 1\n" in done.stdout

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, say how to go on. SIGUSR2: save, and go on training."""
+"""Ctrl-C, SIGTERM, a closed terminal: finish the step, save, say how to go on. SIGUSR2: save, and go on training."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from src.interrupt import leave_terminal, stops
+
 
 class Interrupted(Exception):
     """Training stopped on a signal after its state was saved; ``signum`` is the signal."""
@@ -21,14 +23,14 @@ class Interrupted(Exception):
 
 
 class StopSignal(Callback):
-    """Turns the first SIGINT or SIGTERM into a request that others see in ``requested``.
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a request that others see in ``requested``.
 
-    A second one ends the process at once, as it would have without this callback. Of several ranks each may hear the
+    A second one ends the process at once, as it would have without this callback; but of SIGHUP, which a closed
+    terminal sends more than once. Of several ranks each may hear the
     signal in another step; they agree after every batch, so that all stop after the same one. The agreement goes from
     processor to processor and does not wait for a GPU. Other callbacks put ``questions`` of their own to all ranks.
     """
 
-    SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
     SAVE = signal.SIGUSR2
 
     def __init__(self) -> None:
@@ -44,7 +46,7 @@ class StopSignal(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals over, after Lightning has set its own handlers."""
-        for signum in self.SIGNALS:
+        for signum in stops():
             self._before[signum] = signal.signal(signum, self._request)
         self._before[self.SAVE] = signal.signal(self.SAVE, self._ask_to_save)
         if trainer.world_size > 1:
@@ -82,7 +84,11 @@ class StopSignal(Callback):
         self.save_asked = True
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
-        if self._heard is not None:
+        if signum == signal.SIGHUP:
+            leave_terminal()
+            if self._heard is not None:
+                return
+        elif self._heard is not None:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
         self._heard = signum

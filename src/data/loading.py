@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -133,7 +134,12 @@ def _next(batches: Iterator[Any]) -> Any:
 
 
 def _begin_worker(parent: int, number: int) -> None:
-    """End with the process that reads from this one; it holds copies of its connections to other ranks open."""
+    """End with the process that reads from this one, for it holds copies of its connections open, and not before.
+
+    Ctrl-C and a closed terminal reach all processes of a command; the one that trains still reads the step to its end.
+    """
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
     if multiprocessing.get_start_method() != "forkserver":  # else the parent is the server, and nothing is held
         end_with_parent(parent)
 

@@ -20,6 +20,7 @@ from types import FrameType
 
 from src import run_lock
 from src.errors import UserError
+from src.interrupt import leave_terminal, stops
 from src.ranks import PARENT, STOPPED, TOLD
 from src.run import Run
 from src.sweep.plan import Job, Sweep, now
@@ -84,7 +85,7 @@ class Runner:
         Raises:
             UserError: another process has the folder.
         """
-        before = {signum: signal.signal(signum, self._stop) for signum in (signal.SIGINT, signal.SIGTERM)}
+        before = {signum: signal.signal(signum, self._stop) for signum in stops()}
         try:
             take_folder(self.sweep.folder)
             with self.view.shown(self.sweep):
@@ -206,6 +207,10 @@ class Runner:
                 process.popen.send_signal(signal.SIGTERM)
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGHUP:  # a terminal that is closed; it says so more than once
+            leave_terminal()
+            if self.stopped_by is not None:
+                return
         again, self.stopped_by = self.stopped_by is not None, signum
         for process in self.running:
             process.popen.send_signal(signal.SIGKILL if again else signal.SIGTERM)

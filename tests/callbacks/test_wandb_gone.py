@@ -39,6 +39,8 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     yield new_run(tmp_path, "logger.kind=wandb", "trainer.log_every=1", "trainer.val_every=6")
     wandb_run.finish(0)
+    wandb_run.forget()
+    assert "WANDB_SERVICE" not in os.environ  # processes of other tests would take it for theirs
 
 
 def starts(run: Run) -> list[Path]:

@@ -57,6 +57,17 @@ def test_a_lost_process_is_told_in_a_sentence(fault):
     assert re.fullmatch(sentence, str(of_the_machine(lost.value)))
 
 
+def closed(number: int) -> int:
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        os.kill(os.getpid(), signum)
+    return number
+
+
+def test_ctrl_c_and_a_closed_terminal_do_not_end_what_reads():
+    """They reach all processes of a command; the one that trains still reads the rest of its step."""
+    assert list(loaded(closed)) == [[0], [1], [2], [3]]
+
+
 def test_an_error_of_reading_stays_what_it_is():
     def refused(number: int) -> None:
         raise PermissionError(errno.EACCES, "refused", "the file")
