@@ -29,6 +29,8 @@ def in_terminal(line: list[str], condition, keys: bytes = b"") -> int:
     """Run a command in a terminal, press keys or close that when ``condition`` is true; the command's exit code."""
     pid, terminal = pty.fork()
     if pid == 0:
+        for signum in (signal.SIGINT, signal.SIGHUP):  # ignored where the tests run in the background or under nohup
+            signal.signal(signum, signal.SIG_DFL)
         os.execve(line[0], line, {**environment(), "TERM": "xterm"})
     os.set_blocking(terminal, False)
     deadline = time.monotonic() + 120
@@ -43,7 +45,18 @@ def in_terminal(line: list[str], condition, keys: bytes = b"") -> int:
             while os.read(terminal, 65_536):
                 pass
     os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return ended(pid)
+
+
+def ended(pid: int) -> int:
+    """Wait for a process to end, half a minute at most; its exit code."""
+    deadline = time.monotonic() + 30
+    while (status := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            deadline += 30
+        time.sleep(0.05)
+    return os.waitstatus_to_exitcode(status[1])
 
 
 def rows(folder: Path) -> int:
@@ -51,7 +64,11 @@ def rows(folder: Path) -> int:
     return max((file.read_text().count("\n") for file in folder.rglob("metrics.csv")), default=0)
 
 
-@pytest.mark.parametrize("more", [("data.workers=2", "trainer.progress=true"), ("trainer.devices=2",)])
+@pytest.mark.parametrize(
+    "more",
+    [("data.workers=2", "trainer.progress=true"), pytest.param(("trainer.devices=2",), marks=pytest.mark.slow)],
+    ids=["workers", "devices"],
+)
 def test_a_run_whose_terminal_is_closed_saves_and_stops(more, tmp_path):
     code = in_terminal(arguments(tmp_path, *more), lambda: rows(tmp_path) > 4)
     (run,) = (tmp_path / "runs").iterdir()
@@ -62,6 +79,7 @@ def test_a_run_whose_terminal_is_closed_saves_and_stops(more, tmp_path):
     assert inspect(run / "checkpoints" / "last.ckpt") == rows(tmp_path) - 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_leaves_the_processes_that_read_the_rest_of_the_step(tmp_path):
     """It reaches all processes of the command; a step of sixteen micro-batches is still read to its end."""
     line = arguments(tmp_path, "data.workers=2", "data.micro_batch=1", "data.batch_size=16")
