@@ -30,9 +30,8 @@ LAUNCHED = "SPARSE_TRANSFORMER_RANKS"  # in the environment of ranks that ``supe
 PARENT = "SPARSE_TRANSFORMER_SWEEP"  # in the environment of jobs that a sweep started
 TOLD = 2  # exit code of a mistake that the user has been told
 STOPPED = 128  # exit codes from here on: ended by a signal, or after one
-ASKED = tuple(
-    STOPPED + signum for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-)  # a rank that was asked to stop
+# of a rank that was asked to stop
+ASKED = tuple(STOPPED + signum for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
 _GONE = ("closed by peer", "reset by peer", "broken pipe", "socket closed", "remote process exited", "was aborted",
          "timed out waiting", "connection refused")  # fmt: skip
 

@@ -80,7 +80,7 @@ class RunLogger(WandbLogger):
             time.sleep(1)  # wandb names a start's folder by the second
             try:
                 started(self, Path(str(self.save_dir)) / "wandb" / "latest-run")
-            except (UserError, OSError) as refused:
+            except Exception as refused:  # of many kinds, and none of them a reason to stop
                 self.starts = MOST_STARTS + 1
                 log.warning("wandb does not start again (%s): training goes on without", refused)
 

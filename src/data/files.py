@@ -68,7 +68,8 @@ def remember_digest(path: Path, algorithm: str, found: str) -> None:
 
 def remembered_digest(path: Path, algorithm: str) -> str:
     """Give a file's checksum as it is remembered beside it, or compute and remember it."""
-    if known := remembered(_side_file(path, algorithm), path):
+    known = remembered(_side_file(path, algorithm), path) or {}
+    if algorithm in known:
         return known[algorithm]
     found = digest(path, algorithm)
     remember_digest(path, algorithm, found)

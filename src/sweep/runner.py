@@ -140,7 +140,7 @@ class Runner:
         """
         reason = f"{job.name} cannot be started ({error.strerror or error})"
         if not self.running:
-            raise UserError(f"{reason}: make room, then run the same command again") from error
+            raise UserError(f"{reason}: mend that, then run the same command again") from error
         self.warn(f"{reason}: it is tried again while others run")
 
     def write(self) -> None:

@@ -66,7 +66,7 @@ def test_jobs_run_on_and_the_others_follow_when_there_is_room(tmp_path, disk):
 def test_where_no_job_runs_the_sweep_ends_with_a_sentence_and_goes_on_later(tmp_path, disk):
     runner = Sleepers(sweep(tmp_path / "s", ["a", "b"], ["waiting"] * 2), disk)
     runner.launch = lambda job, environment: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
-    sentence = r"a cannot be started \(No space left on device\): make room, then run the same command again"
+    sentence = r"a cannot be started \(No space left on device\): mend that, then run the same command again"
     with pytest.raises(UserError, match=sentence):
         runner.run()
     assert runner.slots.take(runner.sweep.jobs[0].config) is not None
