@@ -70,7 +70,9 @@ class Agreement(StopSignal):
     Without it Lightning would wait for the device at every batch, to the same end.
     """
 
-    SIGNALS = ()
+    def signals(self) -> list[int]:
+        """Give none."""
+        return []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take SIGTERM from Lightning, which would end training as if all were well."""

@@ -44,9 +44,13 @@ class StopSignal(Callback):
         self._before: dict[int, Any] = {}
         self._group: Any = None
 
+    def signals(self) -> list[int]:
+        """Give the signals that are taken over."""
+        return stops()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals over, after Lightning has set its own handlers."""
-        for signum in stops():
+        for signum in self.signals():
             self._before[signum] = signal.signal(signum, self._request)
         self._before[self.SAVE] = signal.signal(self.SAVE, self._ask_to_save)
         if trainer.world_size > 1:
