@@ -99,6 +99,7 @@ def test_a_sweep_whose_terminal_is_closed_lets_its_jobs_save(tmp_path):
     assert all(inspect(sweep / job["run"] / "checkpoints" / "last.ckpt") > 0 for job in jobs)
 
 
+@pytest.mark.slow
 def test_under_nohup_it_goes_on(tmp_path):
     line = arguments(tmp_path, "trainer.max_steps=60", "trainer.val_every=60")
     ignored = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731

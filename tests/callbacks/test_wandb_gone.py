@@ -68,6 +68,7 @@ def test_after_some_starts_training_goes_on_without(run, caplog):
     assert said[-1].endswith("training goes on without; metrics.csv has all figures")
 
 
+@pytest.mark.slow
 def test_a_process_that_is_gone_at_the_end_leaves_no_traceback(tmp_path):
     script = (
         "from tests.callbacks.test_wandb_gone import *\n"
