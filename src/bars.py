@@ -8,6 +8,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -18,16 +19,7 @@ _QUIET_BELOW = 64 << 20  # bytes that are read too fast to need a progress bar
 
 def byte_progress(size: int | None = None) -> Progress:
     """Make a progress bar for bytes, with speed and time left, on a terminal; silent for small sizes."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal or (size is not None and size < _QUIET_BELOW),
-    )
+    return _progress(DownloadColumn(), TransferSpeedColumn(), shown=size is None or size >= _QUIET_BELOW)
 
 
 def count_progress(shown: bool = True, transient: bool = False) -> Progress:
@@ -37,11 +29,15 @@ def count_progress(shown: bool = True, transient: bool = False) -> Progress:
         shown: whether they are enough to need one.
         transient: whether it vanishes at its end.
     """
+    return _progress(MofNCompleteColumn(), shown=shown, transient=transient)
+
+
+def _progress(*done: ProgressColumn, shown: bool, transient: bool = False) -> Progress:
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        *done,
         TimeRemainingColumn(),
         console=console,
         transient=transient,

@@ -207,8 +207,7 @@ def supervise(
     ranks: list[subprocess.Popen[bytes]] = []
 
     def pass_on(signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGHUP:
-            leave_terminal()
+        leave_terminal()
         _signal_all(ranks, signum)
 
     before = {signum: signal.signal(signum, pass_on) for signum in stops()}

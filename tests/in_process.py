@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback
 
 from src import build
+from src.callbacks.checkpoints import Checkpoints
 from src.job import train_run
 from src.run import Run
 from tests.runs import TINY, corpus
@@ -37,6 +38,11 @@ def train(run: Run, *extra: Callback) -> None:
             train_run(run)
         finally:
             torch.use_deterministic_algorithms(False)
+
+
+def wait_for_checkpoint(trainer: Any) -> None:
+    """Let the checkpoint that is being written come to its end."""
+    next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints)).writer.wait()
 
 
 class Poison(Callback):

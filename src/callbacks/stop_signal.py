@@ -26,9 +26,9 @@ class StopSignal(Callback):
     """Turns the first SIGINT, SIGTERM or SIGHUP into a request that others see in ``requested``.
 
     A second one ends the process at once, as it would have without this callback; but of SIGHUP, which a closed
-    terminal sends more than once. Of several ranks each may hear the
-    signal in another step; they agree after every batch, so that all stop after the same one. The agreement goes from
-    processor to processor and does not wait for a GPU. Other callbacks put ``questions`` of their own to all ranks.
+    terminal sends more than once. Of several ranks each may hear the signal in another step; they agree after every
+    batch, so that all stop after the same one. The agreement goes from processor to processor and does not wait for a
+    GPU. Other callbacks put ``questions`` of their own to all ranks.
     """
 
     SAVE = signal.SIGUSR2
@@ -88,11 +88,10 @@ class StopSignal(Callback):
         self.save_asked = True
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGHUP:
-            leave_terminal()
-            if self._heard is not None:
+        leave_terminal()
+        if self._heard is not None:
+            if signum == signal.SIGHUP:
                 return
-        elif self._heard is not None:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
         self._heard = signum

@@ -207,10 +207,9 @@ class Runner:
                 process.popen.send_signal(signal.SIGTERM)
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGHUP:  # a terminal that is closed; it says so more than once
-            leave_terminal()
-            if self.stopped_by is not None:
-                return
+        leave_terminal()
+        if self.stopped_by is not None and signum == signal.SIGHUP:
+            return  # a terminal that is closed says so more than once
         again, self.stopped_by = self.stopped_by is not None, signum
         for process in self.running:
             process.popen.send_signal(signal.SIGKILL if again else signal.SIGTERM)

@@ -10,10 +10,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.stop_signal import Interrupted
 from src.checkpoint.file import inspect
-from tests.in_process import new_run, train
+from tests.in_process import new_run, train, wait_for_checkpoint
 from tests.kills import differing
 from tests.runs import command, corpus, summary
 
@@ -39,7 +38,7 @@ class OneByOne(Saves):
     """Lets each checkpoint be written before the next step; ``times`` are those of the saves."""
 
     def on_train_batch_end(self, trainer, *args):
-        next(c for c in trainer.callbacks if isinstance(c, Checkpoints)).writer.wait()
+        wait_for_checkpoint(trainer)
         time.sleep(0.02)
 
 

@@ -16,7 +16,7 @@ from src.checkpoint.file import inspect
 from src.errors import UserError
 from src.run import Run
 from tests.checkpoint.test_file import roomy_disk, small_disk  # noqa: F401
-from tests.in_process import Fall, new_run, train
+from tests.in_process import Fall, new_run, train, wait_for_checkpoint
 
 TRAINER = SimpleNamespace(is_global_zero=True)
 STATE = {"state_dict": {"w": torch.zeros(1000)}, "optimizer_states": [{"state": {0: {"m": torch.zeros(2000)}}}]}
@@ -43,8 +43,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint_and_training_goes_
     class Fill(Fall):
         def on_train_batch_end(self, trainer, *args):
             if trainer.global_step == self.step:
-                callback = next(c for c in trainer.callbacks if hasattr(c, "writer"))
-                callback.writer.wait()
+                wait_for_checkpoint(trainer)
                 (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free))
 
     with (
@@ -92,7 +91,7 @@ def test_a_run_whose_disk_is_full_for_a_while_loses_no_figure(roomy_disk, tmp_pa
     class FullForAWhile(Fall):
         def on_train_batch_end(self, trainer, *args):
             if trainer.global_step in range(5, 10):
-                next(c for c in trainer.callbacks if hasattr(c, "writer")).writer.wait()
+                wait_for_checkpoint(trainer)
                 with other.open("ab") as file, contextlib.suppress(OSError):
                     os.posix_fallocate(file.fileno(), 0, file.tell() + shutil.disk_usage(roomy_disk).free)
             else:
@@ -116,7 +115,7 @@ def test_what_is_removed_in_the_middle_begins_anew(name, tmp_path, caplog):
     class Remove(Fall):
         def on_train_batch_end(self, trainer, *args):
             if trainer.global_step == 5:
-                next(c for c in trainer.callbacks if hasattr(c, "writer")).writer.wait()
+                wait_for_checkpoint(trainer)
                 path = run.path / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
