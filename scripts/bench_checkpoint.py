@@ -26,7 +26,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from scripts.bench_loader import composed
-from src import build
+from src import build, build_model
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.stop_signal import StopSignal
 from src.checkpoint.background import BackgroundWriter
@@ -128,7 +128,7 @@ def measured(folder: Path, saves: int, context: int) -> tuple[TimedCheckpoints, 
     steps = Steps(checkpoints.writer, stop, saves + 1)
     data = build.data_module(config)
     data.setup()
-    model = build.language_model(config, FOR_EVER)
+    model = build_model.language_model(config, FOR_EVER)
     trainer = build.trainer(
         config, run, FOR_EVER, 1, logger=False, callbacks=[stop, steps, checkpoints], limit_val_batches=1
     )

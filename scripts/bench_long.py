@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 
 from scripts.bench_loader import composed
-from src import build
+from src import build, build_model
 from src.config import Config
 from src.models.language_model import Batch, LanguageModel
 from src.peak import peak_tflops
@@ -121,7 +121,7 @@ def _measured(config: Config, steps: int, share: float) -> Step | None:
 def _train(config: Config, steps: int) -> Step:
     torch.cuda.reset_peak_memory_stats()
     build.set_tf32(config.precision.tf32)
-    model = build.language_model(config, max_steps=1000).to(DEVICE).train()
+    model = build_model.language_model(config, max_steps=1000).to(DEVICE).train()
     optimizer = model.configure_optimizers()["optimizer"]
     n = config.data.context
     batch = Batch(torch.randint(256, (1, n), dtype=torch.uint8, device=DEVICE), torch.tensor([n], device=DEVICE))
@@ -147,14 +147,14 @@ def _step(model: LanguageModel, batch: Batch, optimizer: torch.optim.Optimizer, 
 
 def report(config: Config, step: Step | None) -> None:
     """Print a line of the table."""
-    model = build.network(config)
+    model = build_model.network(config)
     start = f"| {model.parameter_count() / 1e6:.0f}M | {config.attention.pattern} | {config.data.context:,} | "
     start += f"{config.attention.stride:,} | "
     if step is None:
         print(start + "does not fit | | | |", flush=True)
         return
     peak = config.trainer.peak_tflops or peak_tflops(torch.cuda.get_device_name())
-    share = f"{build.step_flops(config).kept / step.seconds / peak / 1e12:.0%}" if peak else ""
+    share = f"{build_model.step_flops(config).kept / step.seconds / peak / 1e12:.0%}" if peak else ""
     speed = config.data.context / step.seconds / 1000
     print(f"{start}{step.seconds * 1000:,.0f} | {speed:,.0f} | {share} | {step.peak / GIB:.1f} |", flush=True)
 

@@ -3,8 +3,11 @@
     python -m scripts.bench_step                              # all three models, every row
     python -m scripts.bench_step --model enwik8 --row "ours, fixed" --profile
 
-A step is forward, backward, clipping and fused AdamW in bf16 on random bytes. Times are medians of steps between CUDA
-events, launches and all. x-transformers is taken from PyPI if it is installed: pip install x-transformers.
+    python -m scripts.bench_step --model enwik8 --recipe paper --recipe modern
+
+A step is forward, backward, clipping and optimizer of the recipe in bf16 on random bytes. Times are medians of steps
+between CUDA events, launches and all. x-transformers, always with AdamW, is taken from PyPI if it is installed:
+pip install x-transformers.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import itertools
 import statistics
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +28,13 @@ from torch import nn
 from scripts.bench_attention import header, matrix_rate
 from scripts.bench_loader import composed
 from scripts.step_rows import ROWS
-from src import build
+from src import build_model
 from src.callbacks.profile import kind_of_work
-from src.models.schedule import decay_groups
+from src.config import Config
+from src.models.block import SparseAttention
 from src.peak import peak_tflops
 
+RECIPES = ("paper", "modern")
 MODELS = {"enwik8": 2, "cifar10": 16, "imagenet64": 2}  # sequences of a step
 BASE = "dense, SDPA cuDNN, blocks compiled"
 
@@ -46,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, action="append", help="default: all")
     parser.add_argument("--row", choices=ROWS, action="append", metavar="NAME", help="default: all")
+    parser.add_argument("--recipe", choices=RECIPES, action="append", help="one table each; default: paper")
     parser.add_argument("--batch", type=int, help="sequences of a step (default: 2, for cifar10 16)")
     parser.add_argument("--steps", type=int, default=15, help="timed steps of each row")
     parser.add_argument("--profile", action="store_true", help="also the step by kind of work")
@@ -55,19 +62,21 @@ def main() -> None:
         raise SystemExit("bench_step needs a CUDA GPU, and this machine shows none")
     lines = [header(matrix_rate(), "Steps", "bench_step")]
     print(lines[0])
-    for model in options.model or MODELS:
+    for model, recipe in itertools.product(options.model or MODELS, options.recipe or ["paper"]):
         batch = options.batch or MODELS[model]
-        lines += table(model, batch, options.row or list(ROWS), options.steps, options.profile)
+        keys = [f"experiment={model}", f"recipe={recipe}", f"data.batch_size={batch}", "data.micro_batch=null"]
+        lines += table(keys, options.row or list(ROWS), options.steps, options.profile)
         if options.output is not None:
             options.output.write_text("\n".join(lines) + "\n")
 
 
-def table(model: str, batch: int, rows: list[str], steps: int, profile: bool) -> list[str]:
-    """Time the rows for one model and return the lines of its table."""
-    config = composed([f"experiment={model}", f"data.batch_size={batch}"])
-    n = config.data.context
+def table(keys: list[str], rows: list[str], steps: int, profile: bool) -> list[str]:
+    """Time the rows for one configuration and return the lines of its table."""
+    config = composed(keys)
+    n, batch = config.data.context, config.data.batch_size
+    title = f"{keys[0]} {keys[1]}"
     lines = [
-        f"\n### {model}: {config.model.depth} blocks of {config.model.width}, context {n:,}, batch {batch}\n",
+        f"\n### {title}: {config.model.depth} blocks of {config.model.width}, context {n:,}, batch {batch}\n",
         "| | ms a step | kB/s | to compiled dense | MFU, kept pairs | peak GiB | first step s |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
@@ -75,11 +84,11 @@ def table(model: str, batch: int, rows: list[str], steps: int, profile: bool) ->
     base: float | None = None
     kinds: list[str] = []
     for name in rows:
-        config = composed([f"experiment={model}", f"data.batch_size={batch}", "data.micro_batch=null"])
+        config = composed(keys)
         torch.manual_seed(0)
         torch.cuda.reset_peak_memory_stats()
         try:
-            stepper = Stepper(ROWS[name](config), batch, n)
+            stepper = Stepper(ROWS[name](config), config)
             step = stepper.measure(steps)
         except Exception as error:  # out of memory, a package that is not there: the other rows go on
             line = f"| {name} | {type(error).__name__}: {str(error).strip().splitlines()[0][:90]} | | | | | |"
@@ -87,7 +96,7 @@ def table(model: str, batch: int, rows: list[str], steps: int, profile: bool) ->
             base = step.milliseconds if name == BASE else base
             line = _line(name, step, batch * n, base, _share(config, name, step))
             if profile:
-                kinds += [f"\n{model}, {name}:\n", *stepper.profile()]
+                kinds += [f"\n{title}, {name}:\n", *stepper.profile()]
             del stepper
         print(line, flush=True)
         lines.append(line)
@@ -110,25 +119,28 @@ def _share(config: Any, name: str, step: Step) -> str:
     peak = peak_tflops(torch.cuda.get_device_name())
     if peak is None or not (name.startswith(("ours", "dense"))):
         return ""
-    return f"{build.step_flops(config).kept / step.milliseconds / peak / 1e9:.0%}"
+    return f"{build_model.step_flops(config).kept / step.milliseconds / peak / 1e9:.0%}"
 
 
 class Stepper:
     """A model, its optimizer and a batch of random bytes on the GPU."""
 
-    def __init__(self, model: nn.Module, batch: int, n: int) -> None:
+    def __init__(self, model: nn.Module, config: Config) -> None:
         self.model = model.cuda().train()
-        groups = decay_groups(self.model, 0.01)
-        self.optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
+        settings = replace(build_model.optimizer_settings(config), learning_rate=1e-4, muon_learning_rate=1e-4)
+        ours = any(isinstance(part, SparseAttention) for part in self.model.modules())
+        self.optimizer = (settings if ours else replace(settings, name="adamw")).optimizer(self.model, fused=True)
         self.parameters = list(self.model.parameters())
-        self.x = torch.randint(256, (batch, n), dtype=torch.uint8, device="cuda")
+        self.clip = config.trainer.clip
+        self.x = torch.randint(256, (config.data.batch_size, config.data.context), dtype=torch.uint8, device="cuda")
 
     def step(self) -> None:
         """One training step."""
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
             loss = self.model(self.x)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        if self.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
 

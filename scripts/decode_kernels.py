@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from src.attention.triton.decode import KeyTile, join, key_tile, launch, row_shares
+from src.models.decoder import Norm
 from src.models.decoder_kernels import embed, linear
 from src.models.decoder_tiles import FEW, Gpu, Tiling, gpu_of, tiling
 
@@ -77,8 +78,8 @@ def product_launches(product: Product, batch: int, tile: Tiling, gpu: Gpu, count
     weights = torch.randn(count, product.outputs, product.width, device=DEVICE, dtype=torch.bfloat16)
     bias = None if "logits" in product.name else torch.zeros(product.outputs, device=DEVICE, dtype=torch.bfloat16)
     ones = torch.ones(product.width, device=DEVICE)
-    norm = (ones, torch.zeros_like(ones), 1e-5) if product.norm else None
-    options = {"norm": norm, "act": product.act, "add": product.add, "gpu": gpu, "tile": tile}
+    norm = Norm(ones, torch.zeros_like(ones)) if product.norm else None
+    options = {"norm": norm, "act": "gelu" if product.act else None, "add": product.add, "gpu": gpu, "tile": tile}
     return [bound(linear, x, weight, bias, out, **options) for weight in weights]  # type: ignore[arg-type]
 
 

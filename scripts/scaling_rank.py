@@ -26,7 +26,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from torch.profiler import ProfilerActivity, profile
 
-from src import build
+from src import build, build_model
 from src.callbacks.figures import Figures
 from src.callbacks.stop_signal import StopSignal
 from src.cli import say_error
@@ -169,14 +169,14 @@ def trained(
     data = prepared_data(config)
     figures = Figures(
         config.trainer.log_every, config.data.batch_size * config.data.context, data.label, data.partial,
-        build.run_flops(config), build.peak_flops(config),
+        build_model.run_flops(config), build.peak_flops(config),
     )  # fmt: skip
     kept = Keep()
     trainer = build.trainer(
         config, Run(folder), steps, data.micro_batches(config.trainer.devices), logger=[kept],
         callbacks=[Agreement(), figures, *callbacks], enable_checkpointing=False,
     )  # fmt: skip
-    trainer.fit(build.language_model(config, steps), datamodule=data)
+    trainer.fit(build_model.language_model(config, steps), datamodule=data)
     os.environ.update(environment)
     return kept.rows, figures.latest
 

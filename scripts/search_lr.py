@@ -1,11 +1,11 @@
 """A short search for learning rate and batch: a grid of short runs that all see the same bytes, and a table.
 
     python -m scripts.search_lr --text FILE --minutes 8
-    python -m scripts.search_lr --text FILE --megabytes 40 -- attention=strided optimizer.learning_rate=0.0005,0.001
+    python -m scripts.search_lr --text FILE --megabytes 40 -- attention=strided optimizer.muon_learning_rate=0.01,0.02
 
 The grid is that of conf/sweep/lr.yaml, or of the values behind ``--``; its first values run first. A run has
-MEGABYTES / (batch * context) steps, a tenth of them warm-up, the experiment's share of them with a short context, and
-one validation at its end. Started again it goes on.
+MEGABYTES / (batch * context) steps, the experiment's share of them with a short context, and one validation at its end.
+Started again it goes on.
 The table goes to the terminal and to search.md in the folder of the runs.
 
 Exit code: 0 when all runs are finished, 75 when the time is up and something is left, otherwise as of a sweep.
@@ -25,8 +25,7 @@ from scripts import study, table2
 from src.atomic import written_whole
 from src.errors import UserError, exit_code
 
-RATE, BATCH = "optimizer.learning_rate", "data.batch_size"
-WARMUP = 0.1  # share of the steps
+RATE, BATCH = "optimizer.muon_learning_rate", "data.batch_size"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +80,6 @@ def jobs(wanted: argparse.Namespace) -> tuple[list[tuple[dict[str, str], Any]], 
         short = config.optimizer.short_context_steps / (config.trainer.max_steps or math.inf)
         config.optimizer.short_context_steps = round(min(1.0, short) * steps)
         config.trainer.max_steps = config.trainer.val_every = steps
-        config.optimizer.warmup_steps = max(1, round(WARMUP * steps))
         found.append(({BATCH: batch, RATE: rate}, config))
     return found, values
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from src import build
+from src import build_model
 from src.attention.patterns import Fixed
 from src.config import Config
 from src.models.block import ResidualBlock, SparseAttention
@@ -35,7 +35,7 @@ def ours(attention: str, recompute: str = "none") -> Callable[[Config], nn.Modul
 
     def made(config: Config) -> nn.Module:
         config.attention.pattern, config.model.recompute, config.model.backend = attention, recompute, "auto"
-        return Network(build.language_model(config, max_steps=1000))
+        return Network(build_model.language_model(config, max_steps=1000))
 
     return made
 
@@ -45,7 +45,7 @@ def plain(compiled: bool, attention: Callable[[SparseAttention, int], nn.Module]
 
     def made(config: Config) -> nn.Module:
         config.attention.pattern, config.model.recompute, config.model.backend = "dense", "none", "eager"
-        model = build.language_model(config, max_steps=1000)
+        model = build_model.language_model(config, max_steps=1000)
         torch._dynamo.reset()
         for block in model.model.blocks:
             assert isinstance(block, ResidualBlock)
@@ -65,8 +65,7 @@ class Flex(nn.Module):
 
     def __init__(self, like: SparseAttention, context: int) -> None:
         super().__init__()
-        self.project_in, self.project_out, self.widths = like.project_in, like.project_out, like.widths
-        self.heads = len(like.layer)
+        self.like, self.heads = like, len(like.layer)
         self.mask = Flex.masks.setdefault((self.heads, context), None) or self._mask(context)
         Flex.masks[self.heads, context] = self.mask
 
@@ -82,16 +81,12 @@ class Flex(nn.Module):
 
         return create_block_mask(mask, None, self.heads, context, context, device="cuda")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor | None = None) -> Tensor:
         from torch.nn.attention.flex_attention import flex_attention
 
-        batch, length, _ = x.shape
-        q, k, v = (
-            part.view(batch, length, self.heads, -1).transpose(1, 2)
-            for part in self.project_in(x).split(self.widths, dim=-1)
-        )
+        q, k, v = (part.transpose(1, 2) for part in self.like.queries_keys_values(x, table))
         out: Any = flex_attention(q, k, v, block_mask=self.mask)
-        return self.project_out(out.transpose(1, 2).reshape(batch, length, -1))
+        return self.like.project_out(out.transpose(1, 2).flatten(2))
 
 
 class Nothing(nn.Module):
@@ -99,16 +94,16 @@ class Nothing(nn.Module):
 
     def __init__(self, like: SparseAttention, context: int) -> None:
         super().__init__()
-        self.project_in, self.project_out, self.widths = like.project_in, like.project_out, like.widths
+        self.like = like
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.project_in(x).split(self.widths, dim=-1)
+    def forward(self, x: Tensor, table: Tensor | None = None) -> Tensor:
+        q, k, v = self.like.project_in(x).split(self.like.widths, dim=-1)
         joined = q + k if q.shape == v.shape else torch.cat([q, k], -1)
-        return self.project_out(joined + v)
+        return self.like.project_out(joined + v)
 
 
 class XTransformers(nn.Module):
-    """A decoder of the same size from the x-transformers package, with its flash attention."""
+    """A decoder of the same size from the x-transformers package, with its flash attention; rotary where ours is."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -118,12 +113,14 @@ class XTransformers(nn.Module):
         self.model = TransformerWrapper(
             num_tokens=256,
             max_seq_len=config.data.context,
+            use_abs_pos_emb=model.rotary is None,
             attn_layers=Decoder(
                 dim=model.width,
                 depth=model.depth,
                 heads=model.heads,
                 attn_dim_head=model.width // model.heads,
                 attn_flash=True,
+                rotary_pos_emb=model.rotary is not None,
                 ff_mult=2 if model.half_size_ff else 4,
                 layer_dropout=0.0,
                 ff_dropout=model.dropout,

@@ -1,11 +1,11 @@
-"""From a configuration to plain objects: the one place that knows both, but for ``src.loggers``."""
+"""From a configuration to plain objects: with ``src.build_model`` and ``src.loggers`` the one place that knows both."""
 
 from __future__ import annotations
 
 import functools
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import Strategy
 
+from src.build_model import run_flops
 from src.callbacks.attention_picture import AttentionPicture
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.disk_space import DiskSpace
@@ -36,62 +37,15 @@ from src.config import Config
 from src.config_check import attention_pattern
 from src.data.base import ByteDataModule
 from src.determinism import set_deterministic
-from src.models.flops import RunFlops, TrainingFlops, training_flops
-from src.models.language_model import LanguageModel
-from src.models.sparse_transformer import SparseTransformer
 from src.peak import peak_tflops
 from src.pictures import given_bytes, shown_byte
 from src.precision import precision_plugin, set_tf32
 from src.provenance import versions
 from src.ranks import first_process, place, say_lost
 from src.run import Run
-from src.strategy import COMPRESSION, DataParallel, FullyShard, ShardedLanguageModel
+from src.strategy import DataParallel, FullyShard
 
 PROMPT_BYTES = 128
-
-
-def network(config: Config) -> SparseTransformer:
-    """Build the network, with weights drawn from ``seed``."""
-    model = config.model
-    torch.manual_seed(config.seed)
-    return SparseTransformer(
-        pattern=attention_pattern(config.attention),
-        context=config.data.context,
-        depth=model.depth,
-        width=model.width,
-        heads=model.heads,
-        half_size_qk=model.half_size_qk,
-        half_size_ff=model.half_size_ff,
-        dropout=model.dropout,
-        positions=cast(Any, model.positions),
-        row=model.row,
-        init_scale=model.init_scale,
-        recompute=cast(Any, model.recompute),
-        backend=cast(Any, config.attention.backend),
-        block_backend=cast(Any, model.backend),
-    )
-
-
-def language_model(config: Config, max_steps: int) -> LanguageModel:
-    """Build the LightningModule around the network."""
-    optimizer, sharded = config.optimizer, config.trainer.strategy == "fsdp2"
-    built = (ShardedLanguageModel if sharded else LanguageModel)(
-        network(config),
-        max_steps=max_steps,
-        learning_rate=optimizer.learning_rate,
-        warmup_steps=optimizer.warmup_steps,
-        short_context=optimizer.short_context,
-        short_context_steps=optimizer.short_context_steps,
-        weight_decay=optimizer.weight_decay,
-        betas=(optimizer.beta1, optimizer.beta2),
-        eps=optimizer.eps,
-        seed=config.seed,
-        fused=True,
-        cuda_graph=config.model.cuda_graph,
-    )
-    if isinstance(built, ShardedLanguageModel):
-        built.reduce_dtype = COMPRESSION[config.trainer.gradient_compression]
-    return built
 
 
 def data_module(config: Config) -> ByteDataModule:
@@ -212,29 +166,6 @@ def picture_row(config: Config) -> int | None:
 def activation_dtype(config: Config) -> torch.dtype:
     """Type of activations on a GPU, by ``precision``."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config.precision.name]
-
-
-def run_flops(config: Config) -> RunFlops:
-    """Count the arithmetic of the optimizer steps of a run, over all devices."""
-    optimizer = config.optimizer
-    if optimizer.short_context_steps == 0:
-        return RunFlops(step_flops(config))
-    return RunFlops(step_flops(config), step_flops(config, optimizer.short_context), optimizer.short_context_steps)
-
-
-def step_flops(config: Config, piece: int | None = None) -> TrainingFlops:
-    """Count the arithmetic of one optimizer step over all devices; ``piece``: attention stays within so many bytes."""
-    model, length = config.model, piece or config.data.context
-    return training_flops(
-        attention_pattern(config.attention),
-        context=length,
-        depth=model.depth,
-        width=model.width,
-        heads=model.heads,
-        half_size_qk=model.half_size_qk,
-        half_size_ff=model.half_size_ff,
-        sequences=config.data.batch_size * config.data.context // length,
-    )
 
 
 def peak_flops(config: Config) -> float | None:

@@ -12,8 +12,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 
-def _at_least(least: float, below: float | None = None) -> Any:
-    return field(metadata={"least": least, "below": below})
+def _at_least(least: float, below: float | None = None, most: float | None = None) -> Any:
+    return field(metadata={"least": least, "below": below, "most": most})
 
 
 def _one_of(*choices: str) -> Any:
@@ -45,7 +45,15 @@ class ModelConfig:
     dropout: float = _at_least(0, below=1)
     positions: str = _one_of("text", "image")
     row: int = _at_least(1)
+    position_embeddings: str = _one_of("always", "images", "never")
+    rotary: float | None = _at_least(1)
+    qk_norm: bool
+    norm: str = _one_of("layer", "rms")
+    bias: bool
+    activation: str = _one_of("gelu", "relu2")
     init_scale: float = _at_least(0.001)
+    zero_outputs: bool
+    embedding_std: float | None = _at_least(0)
     recompute: str = _one_of("none", "light", "block")
     backend: str = _one_of("auto", "fused", "eager")
     cuda_graph: bool
@@ -67,10 +75,17 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """conf/optimizer: AdamW and its schedule (section 6)."""
+    """conf/optimizer: what trains the weights, and its schedule (section 6)."""
 
+    name: str = _one_of("adamw", "muon")
     learning_rate: float = _at_least(0)
-    warmup_steps: int = _at_least(0)
+    muon_learning_rate: float = _at_least(0)
+    muon_momentum: float = _at_least(0, below=1)
+    schedule: str = _one_of("cosine", "linear")
+    warmup_steps: int | None = _at_least(0)
+    warmup_share: float = _at_least(0, most=1)
+    warmup_most: int = _at_least(0)
+    decay_share: float = _at_least(0, most=1)
     short_context: int = _at_least(1)
     short_context_steps: int = _at_least(0)
     weight_decay: float = _at_least(0)

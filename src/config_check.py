@@ -119,13 +119,15 @@ def check_fields(node: Any, prefix: str = "") -> None:
 
 
 def _check_value(key: str, value: Any, allowed: Mapping[str, Any]) -> None:
-    choices, least, below = allowed.get("choices"), allowed.get("least"), allowed.get("below")
+    choices, least, below, most = (allowed.get(name) for name in ("choices", "least", "below", "most"))
     if choices is not None and value not in choices:
         raise UserError(f"{key} must be one of {', '.join(choices)}, found {value!r}")
     if least is not None and not value >= least:  # written so that NaN is refused as well
         raise UserError(f"{key} must be at least {least}, found {value}")
     if below is not None and not value < below:
         raise UserError(f"{key} must be below {below}, found {value}")
+    if most is not None and not value <= most:
+        raise UserError(f"{key} must be at most {most}, found {value}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{key} must be finite, found {value}")
 
@@ -143,6 +145,11 @@ def _check_model(model: ModelConfig) -> None:
     if narrow % model.heads:
         what = "half of model.width" if model.half_size_qk else "model.width"
         raise UserError(f"model.heads must divide {what} ({narrow}), found {model.heads}")
+    if model.rotary is not None and narrow // model.heads % 2:
+        raise UserError(
+            f"model.rotary needs an even width of a head's queries and keys, found {narrow // model.heads}: change "
+            "model.heads, or take model.rotary=null"
+        )
 
 
 def _check_picture(config: Config) -> None:

@@ -17,18 +17,20 @@ from src.errors import UserError
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 # The file of conf/ whose values stand for the keys that a group has got since a run was begun. Where a field of the
-# group names the choice, its file; otherwise the one that is named here.
+# group names the choice, its file; otherwise the one that is named here. Keys that it lacks are the paper's recipe's.
 CHOICES = {
     "attention": "{pattern}",
     "model": "enwik8",
     "data": "{name}",
-    "optimizer": "paper",
+    "optimizer": "{name}",
     "precision": "{name}",
     "trainer": "default",
     "logger": "{kind}",
     "watch": "default",
     "debug": "none",
 }
+UNNAMED = {"optimizer": "adamw"}
+"""The choice of a group whose oldest runs do not name it."""
 
 # What a run may change after it has begun: where and how it computes, never what it computes.
 CHANGEABLE = (
@@ -101,12 +103,16 @@ def newer_keys(content: DictConfig) -> DictConfig:
     assert isinstance(root, DictConfig)
     for key in (key for key in schema_leaves() if "." not in key and key in root and key not in content):
         found[key] = root._get_node(key)
+    recipe = OmegaConf.load(CONF / "recipe" / "paper.yaml")
+    assert isinstance(recipe, DictConfig)
     for group, choice in CHOICES.items():
         saved = OmegaConf.to_container(content).get(group, {})  # type: ignore[union-attr]
         if not isinstance(saved, dict):
             continue
-        file = CONF / group / f"{choice.format_map({'pattern': None, 'name': None, 'kind': None, **saved})}.yaml"
+        chosen = choice.format_map({"pattern": None, "kind": None, "name": UNNAMED.get(group), **saved})
+        file = CONF / group / f"{chosen}.yaml"
         standard = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
+        standard = OmegaConf.merge(recipe.get(group, {}), standard)
         known = {key.removeprefix(f"{group}.") for key in schema_leaves() if key.startswith(f"{group}.")}
         assert isinstance(standard, DictConfig)
         newer = {key: standard._get_node(key) for key in known & set(standard) - set(saved)}

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src import build
+from src import build, build_model
 from src.callbacks.lost_rank import LostRank
 from src.callbacks.scoring import ScoreProgress, StopBetweenBatches
 from src.checkpoint.file import check_model, read, usable_for
@@ -136,7 +136,7 @@ class Scoring:
     def __init__(self, request: Request, checkpoint: Path) -> None:
         self.request = request
         self.data = prepared_data(request.config)
-        self.model = build.language_model(request.config, max_steps=1)
+        self.model = build_model.language_model(request.config, max_steps=1)
         check_model(checkpoint, self.model)
         self.model.load_state_dict(read(checkpoint)["state_dict"])
         # one trainer for all rows: at its end Lightning takes WORLD_SIZE out of the environment

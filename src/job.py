@@ -21,8 +21,9 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from src import build, interrupt, run_lock
+from src import build, build_model, interrupt, run_lock
 from src.attention.attend import resolve_backend, triton_problem
+from src.build_model import optimizer_settings
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.figures import Figures
 from src.callbacks.stop_signal import Interrupted
@@ -144,7 +145,7 @@ def train_run(run: Run) -> None:
     ranks = config.trainer.devices * config.trainer.num_nodes
     accumulate = data.micro_batches(ranks)
     trainer = build.trainer(config, run, max_steps, accumulate, logger=built, callbacks=callbacks)
-    language_model = build.language_model(config, max_steps)
+    language_model = build_model.language_model(config, max_steps)
     if checkpoint is not None:
         check_model(checkpoint, language_model)
     if trainer.is_global_zero:
@@ -218,13 +219,24 @@ def introduce(
     what = f"{trainer.world_size} devices" if trainer.world_size > 1 else "1 device"
     log.info("%s (%s), precision %s", what, trainer.strategy.root_device.type, config.precision.name)
     optimizer = config.optimizer
+    log.info("%s; %s steps of warm-up, then %s", *training_words(config, trainer.max_steps))
     if short := optimizer.short_context_steps:
         log.info("attention within pieces of %s bytes for the first %s steps", optimizer.short_context, f"{short:,}")
-    if optimizer.warmup_steps > trainer.max_steps:
+    if (optimizer.warmup_steps or 0) > trainer.max_steps:
         what = "optimizer.warmup_steps=%d is longer than the run of %d steps: the learning rate never reaches its peak"
         log.warning(what, optimizer.warmup_steps, trainer.max_steps)
     if resumed_step:
         log.info("going on from step %s", f"{resumed_step:,}")
+
+
+def training_words(config: Config, max_steps: int) -> tuple[str, str, str]:
+    """Say what trains the weights and how its rate goes."""
+    keys, schedule = config.optimizer, optimizer_settings(config).schedule
+    rates = f"AdamW at {keys.learning_rate}"
+    if keys.name == "muon":
+        rates = f"Muon at {keys.muon_learning_rate} for the blocks' matrices, {rates} for the rest"
+    shape = f"linear over the last {keys.decay_share:.0%}" if keys.schedule == "linear" else "a cosine"
+    return rates, f"{schedule.warmup(max_steps):,}", shape
 
 
 def training_figures(trainer: Trainer) -> dict[str, Any]:

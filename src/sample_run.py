@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from src import build
+from src import build, build_model
 from src.atomic import written_whole
 from src.checkpoint.file import check_model, read, usable_for
 from src.config import Config, SampleConfig
@@ -82,7 +82,7 @@ def restored(config: Config, checkpoint: Path) -> SparseTransformer:
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=gpu needs a CUDA GPU and this machine has none: take cpu or auto")
     checkpoint = usable_for(checkpoint)
-    model = build.network(config)
+    model = build_model.network(config)
     check_model(checkpoint, model, prefix="model.")
     state = read(checkpoint)["state_dict"]
     model.load_state_dict({name.removeprefix("model."): weight for name, weight in state.items()})

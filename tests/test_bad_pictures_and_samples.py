@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from scripts import draw_attention, histogram_baseline, prepare_imagenet64
-from src import build, cli
+from src import build, build_model, cli
 from src.config import Config
 from src.sample import sample
 from tests.data.picture_files import batch, cifar, planes, png, tar
@@ -88,7 +88,7 @@ def a_run(folder: Path, *changes: str) -> Path:
     run = folder / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
-    weights = {f"model.{name}": x for name, x in build.network(config).state_dict().items()}
+    weights = {f"model.{name}": x for name, x in build_model.network(config).state_dict().items()}
     torch.save({"state_dict": weights}, run / "checkpoints" / "best.ckpt")
     return run
 

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from src.build_model import optimizer_settings
 from src.cli import CONF, command, composition_sentence, typed
 from src.config import Config, schema_leaves
 from src.config_check import check
@@ -44,7 +45,8 @@ def test_paper_run_is_the_papers():
     assert (config.attention.pattern, config.attention.stride, config.attention.summary) == ("fixed", 128, 32)
     assert (config.model.depth, config.model.width, config.model.heads) == (30, 512, 8)
     assert (config.data.context, config.model.dropout, config.trainer.epochs) == (12288, 0.40, 80)
-    assert (config.optimizer.warmup_steps, config.trainer.clip, config.optimizer.weight_decay) == (5000, 1.0, 0.01)
+    assert (config.trainer.clip, config.optimizer.weight_decay) == (1.0, 0.01)
+    assert optimizer_settings(config).schedule.warmup(80 * 90_000_000 // 12288 // 16) == 5000
     assert config.name == "enwik8-fixed-d30-bf16"
 
 

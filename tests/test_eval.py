@@ -15,7 +15,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from src import build, cli
+from src import build_model, cli
 from src.config import EvalConfig
 from src.config_check import check_eval
 from src.errors import UserError
@@ -46,7 +46,7 @@ def obvious(run: Path, min_context: int) -> float:
     """Score byte after byte, each by a forward pass of its own in float64, from nothing but the definition."""
     config = Run.find(run).config()
     config.attention.backend = "reference"
-    model = build.language_model(config, 1).double().eval()
+    model = build_model.language_model(config, 1).double().eval()
     model.load_state_dict(torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"])
     data = prepared_data(config)
     text = torch.from_numpy(data.splits.test.store.read([0], data.test_bytes)[0])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from src import build
+from src import build_model
 from src.config_check import check
 from tests.runs import command, corpus, only_run, summary
 from tests.test_precision import composed
@@ -23,12 +23,12 @@ def test_size_is_that_of_table_4(experiment, context, parameters):
     assert config.attention.stride == math.isqrt(context)
     assert config.model.recompute == "block"
     with torch.device("meta"):
-        assert build.network(config).parameter_count() == pytest.approx(parameters, rel=0.15)
+        assert build_model.network(config).parameter_count() == pytest.approx(parameters, rel=0.15)
 
 
 def test_a_million_bytes_cost_what_the_square_root_promises():
     """The kept pairs of a query are about two square roots of the context, not half of it."""
-    flops = build.step_flops(composed("experiment=long_1m", "data.path=FILE"))
+    flops = build_model.step_flops(composed("experiment=long_1m", "data.path=FILE"))
     assert flops.dense_attention / flops.attention == pytest.approx((2**20 / 2) / (1.5 * 2**10), rel=0.01)
 
 

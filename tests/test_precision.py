@@ -16,12 +16,14 @@ from src.data.bytes_file import BytesFile
 from src.errors import UserError
 from src.models.guard import StepGuard
 from src.models.language_model import LanguageModel
-from src.models.schedule import warmup_cosine
 from src.models.sparse_transformer import SparseTransformer
+from src.optimizers.build import OptimizerSettings
+from src.optimizers.schedule import Schedule
 from src.precision import LossScaling, set_tf32
 from tests.runs import TINY, command, corpus
 
 STEPS, OVERFLOW = 8, 3
+OPTIMIZER = OptimizerSettings(learning_rate=0.01, schedule=Schedule(warmup_steps=2))
 
 
 class Overflow(Callback):
@@ -55,7 +57,7 @@ def fp16_run(folder: Path, device: str, overflow: Overflow, scaling: LossScaling
     """Train a tiny model for ``STEPS`` steps in fp16 with a fused, clipped optimizer."""
     torch.manual_seed(0)
     model = SparseTransformer(pattern=Pattern("fixed", 8, 2), context=64, depth=1, width=16, heads=2, backend="torch")
-    language_model = LanguageModel(model, max_steps=STEPS, warmup_steps=2, learning_rate=0.01, fused=True)
+    language_model = LanguageModel(model, max_steps=STEPS, optimizer=OPTIMIZER, fused=True)
     data = BytesFile(corpus(folder), context=64, batch_size=4, seed=1)
     data.setup()
     trainer = Trainer(
@@ -94,7 +96,7 @@ def check_one_overflow(folder: Path, device: str) -> None:
     assert not torch.equal(plain.weights[OVERFLOW], plain.weights[OVERFLOW - 1])
     assert all(torch.equal(a, b) for a, b in zip(broken.seen, plain.seen, strict=True))
     assert broken.rates == plain.rates
-    assert broken.rates == [0.01 * warmup_cosine(step, warmup_steps=2, max_steps=STEPS) for step in range(STEPS)]
+    assert broken.rates == [0.01 * OPTIMIZER.schedule.factor(step, STEPS) for step in range(STEPS)]
     assert all(weight.isfinite().all() for weight in broken.weights)
 
 

@@ -212,6 +212,8 @@ class Figures(Callback):
             kept, dense_equivalent = self.flops.mean(self._step - steps, self._step)
             figures["train/mfu"] = kept * steps_per_second / self.peak_flops
             figures["train/mfu_dense_equivalent"] = dense_equivalent * steps_per_second / self.peak_flops
+            if self.flops.full.muon:
+                figures["train/mfu_muon"] = self.flops.full.muon * steps_per_second / self.peak_flops
         return figures
 
     @staticmethod

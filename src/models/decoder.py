@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -11,10 +11,27 @@ from torch import Tensor, nn
 
 from src.attention.attend import attend, triton_problem
 from src.attention.decode import LayerCache
+from src.models.block import activated
+from src.models.options import EPS, Activation, BlockOptions
+from src.models.rotary import turn
 from src.models.sparse_transformer import SparseTransformer
 
 DecodeBackend = Literal["auto", "triton", "torch"]
 PREFILL_POSITIONS = 1 << 17  # of all sequences that go through the network at once: bounds the memory of a prefill
+
+
+class Norm(NamedTuple):
+    """Layer norm with its weight and bias (width,), each of which may be absent, or RMS norm without weights."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    rms: bool = False
+
+    def of(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of ``x``, in its dtype."""
+        if self.rms:
+            return F.rms_norm(x, x.shape[-1:], eps=EPS)
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, EPS)
 
 
 class Weights:
@@ -25,13 +42,26 @@ class Weights:
         self.layer = parts.attention.layer
         self.widths: tuple[int, int, int] = parts.attention.widths
         self.backend = parts.attention.backend
-        self.attention_norm = _norm(parts.attention_norm)
-        self.feed_forward_norm = _norm(parts.feed_forward_norm)
+        self.qk_norm: bool = parts.attention.qk_norm
+        self.activation: Activation = parts.feed_forward.activation
+        self.attention_norm = _norm(parts.attention_norm, parts.options)
+        self.feed_forward_norm = _norm(parts.feed_forward_norm, parts.options)
         self.project_in = _linear(parts.attention.project_in, dtype)
         self.project_out = _linear(parts.attention.project_out, dtype)
         self.expand = _linear(parts.feed_forward.expand, dtype)
         self.contract = _linear(parts.feed_forward.contract, dtype)
         self.scale = 1.0 / math.sqrt(self.widths[0] // len(self.layer))
+
+    def queries_keys_values(self, normed: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Project ``normed`` (..., N, width) to (..., N, H, d_head) each; queries and keys are turned.
+
+        Args:
+            normed: output of the norm before attention. (B, width) does too where all are at one position.
+            table: rotary positions (2, N or 1, d_head / 2), or None.
+        """
+        fused = F.linear(normed, *self.project_in)
+        q, k, v = (part.unflatten(-1, (len(self.layer), -1)) for part in fused.split(self.widths, dim=-1))
+        return turn(q, table, self.qk_norm), turn(k, table, self.qk_norm), v
 
 
 class Decoder:
@@ -70,7 +100,7 @@ class Decoder:
         self.stream_dtype = weight.dtype
         self.dtype = weight.dtype if dtype is None else dtype
         self.weights = [Weights(block, self.dtype) for block in model.blocks]
-        self.norm = _norm(model.norm)
+        self.norm = _norm(model.norm, model.options)
         self.output = model.output.weight.detach().to(self.dtype)
         self.backend = resolve(backend, self)
         self.caches = [
@@ -109,13 +139,11 @@ class Decoder:
     def _prefill(self, prompt: Tensor, rows: slice) -> None:
         with torch.autocast(self.device.type, enabled=False):
             hidden = self.model.embedding(prompt)
+            table = self._turns(0, prompt.shape[1])
             for weights, cache in zip(self.weights, self.caches, strict=True):
-                fused = F.linear(self._normed(hidden, weights.attention_norm), *weights.project_in)
-                q, k, v = (
-                    part.unflatten(-1, (len(weights.layer), -1)).transpose(1, 2)
-                    for part in fused.split(weights.widths, dim=-1)
-                )
-                cache.fill(k, v, rows)
+                found = weights.queries_keys_values(self._normed(hidden, weights.attention_norm), table)
+                q, k, v = (part.transpose(1, 2) for part in found)
+                cache.fill(k, v, rows)  # turned keys: later steps turn none but their own
                 out = attend(q, k, v, weights.layer, weights.backend, weights.scale)
                 hidden = hidden + F.linear(out.transpose(1, 2).flatten(2), *weights.project_out)
                 hidden = hidden + self._feed_forward(hidden, weights)
@@ -142,27 +170,29 @@ class Decoder:
             hidden: Tensor = embedding.token(symbol)
             for table, at in zip(embedding.position, embedding.coordinates[:, self.position], strict=True):
                 hidden = hidden + table(at)
+            turns = self._turns(self.position, self.position + 1)
             for weights, cache in zip(self.weights, self.caches, strict=True):
-                hidden = self._block(hidden, weights, cache)
+                hidden = self._block(hidden, weights, cache, turns)
             logits = F.linear(self._normed(hidden, self.norm), self.output)
         self.position += 1
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _block(self, hidden: Tensor, weights: Weights, cache: LayerCache) -> Tensor:
-        fused = F.linear(self._normed(hidden, weights.attention_norm), *weights.project_in)
-        heads = len(weights.layer)
-        q, k, v = (part.unflatten(-1, (heads, -1)) for part in fused.split(weights.widths, dim=-1))
+    def _turns(self, first: int, last: int) -> Tensor | None:
+        """Rotary positions ``first`` to ``last - 1``, if there are any."""
+        return None if self.model.rotary is None else self.model.rotary(first, last)
+
+    def _block(self, hidden: Tensor, weights: Weights, cache: LayerCache, table: Tensor | None) -> Tensor:
+        q, k, v = weights.queries_keys_values(self._normed(hidden, weights.attention_norm), table)
         out = cache.attend(q, k, v, self.position, weights.scale)
         hidden = hidden + F.linear(out.flatten(1), *weights.project_out)
         return hidden + self._feed_forward(hidden, weights)
 
     def _feed_forward(self, hidden: Tensor, weights: Weights) -> Tensor:
         inner = F.linear(self._normed(hidden, weights.feed_forward_norm), *weights.expand)
-        return F.linear(inner * torch.sigmoid(1.702 * inner), *weights.contract)
+        return F.linear(activated(inner, weights.activation), *weights.contract)
 
-    def _normed(self, hidden: Tensor, norm: tuple[Tensor, Tensor, float]) -> Tensor:
-        weight, bias, eps = norm
-        return F.layer_norm(hidden, weight.shape, weight, bias, eps).to(self.dtype)
+    def _normed(self, hidden: Tensor, norm: Norm) -> Tensor:
+        return norm.of(hidden).to(self.dtype)
 
 
 def resolve(name: DecodeBackend, decoder: Decoder) -> str:
@@ -188,9 +218,14 @@ def _head_widths(weights: Weights) -> tuple[int, int]:
     return weights.widths[0] // heads, weights.widths[2] // heads
 
 
-def _norm(norm: Any) -> tuple[Tensor, Tensor, float]:
-    return norm.weight.detach(), norm.bias.detach(), float(norm.eps)
+def _norm(norm: nn.Module, options: BlockOptions) -> Norm:
+    weight, bias = (getattr(norm, name, None) for name in ("weight", "bias"))
+    return Norm(_detached(weight), _detached(bias), options.norm == "rms")
 
 
-def _linear(linear: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return linear.weight.detach().to(dtype), linear.bias.detach().to(dtype)
+def _linear(linear: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    return linear.weight.detach().to(dtype), _detached(linear.bias, dtype)
+
+
+def _detached(weight: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
+    return None if weight is None else weight.detach().to(dtype or weight.dtype)

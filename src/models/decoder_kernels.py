@@ -1,7 +1,7 @@
 # mypy: disable-error-code="no-untyped-def"
 """The rest of a decoding step as Triton kernels: embedding, and a matrix product with all that stands around it.
 
-A step of one byte is bound by latencies, so LayerNorm, the bias, the activation and the residual addition happen inside
+A step of one byte is bound by latencies, so the norm, the bias, the activation and the residual addition happen inside
 the products, and a program has all that it reads in flight at once. Weights do not depend on the kernel before: with
 OVERLAP a kernel starts while that one still runs, loads them, and only then waits for it.
 """
@@ -17,7 +17,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from src.attention.triton.decode import overlapping
 from src.attention.triton.steps import FP32_PRODUCTS
+from src.models.decoder import Norm
 from src.models.decoder_tiles import LEAST, Gpu, Tiling, tiling
+from src.models.options import EPS, Activation
 
 
 @triton.jit
@@ -38,13 +40,31 @@ def embed_step(tokens, token_table, position_table, coordinates, position, out, 
 
 
 @triton.jit
-def _activated(x):
-    return x / (1.0 + tl.exp(-1.702 * x))
+def _activated(x, ACT: tl.constexpr):
+    if ACT == "relu2":
+        x = tl.maximum(x, 0.0)
+        return x * x
+    else:
+        return x / (1.0 + tl.exp(-1.702 * x))
+
+
+@triton.jit
+def _norm_part(row, cols, WIDTH: tl.constexpr, NOTHING: tl.constexpr):
+    """A norm's weight or bias at some columns; where there is none, a number that changes nothing."""
+    if row is None:
+        return tl.full(cols.shape, NOTHING, tl.float32)
+    else:
+        return tl.load(row + cols, mask=cols < WIDTH, other=0.0)
+
+
+@triton.jit
+def _gain_and_shift(norm_weight, norm_bias, cols, WIDTH: tl.constexpr):
+    return _norm_part(norm_weight, cols, WIDTH, 1.0), _norm_part(norm_bias, cols, WIDTH, -0.0)  # x + -0.0 is x, always
 
 
 @triton.jit
 def step_vector(x, norm_weight, norm_bias, weight, bias, out, width_out, eps, WIDTH: tl.constexpr,
-                NORM: tl.constexpr, ACT: tl.constexpr, ADD: tl.constexpr, BN: tl.constexpr,
+                NORM: tl.constexpr, RMS: tl.constexpr, ACT: tl.constexpr, ADD: tl.constexpr, BN: tl.constexpr,
                 PADDED: tl.constexpr, OVERLAP: tl.constexpr):  # fmt: skip
     """``step_linear`` for one sequence a program, in fp32 multiplications and additions."""
     if OVERLAP:
@@ -58,8 +78,7 @@ def step_vector(x, norm_weight, norm_bias, weight, bias, out, width_out, eps, WI
     if bias is not None:
         acc += tl.load(bias + outs, mask=out_in, other=0.0).to(tl.float32)
     if NORM:
-        gain = tl.load(norm_weight + cols, mask=inside, other=0.0)
-        shift = tl.load(norm_bias + cols, mask=inside, other=0.0)
+        gain, shift = _gain_and_shift(norm_weight, norm_bias, cols, WIDTH)
     if OVERLAP:
         gdc_wait()
     part = tl.load(x + row * WIDTH + cols, mask=inside, other=0.0).to(tl.float32)
@@ -67,11 +86,12 @@ def step_vector(x, norm_weight, norm_bias, weight, bias, out, width_out, eps, WI
     if ADD:
         before = tl.load(to, mask=out_in, other=0.0)
     if NORM:
-        part = tl.where(inside, part - tl.sum(part, 0) / WIDTH, 0.0)
+        if not RMS:
+            part = tl.where(inside, part - tl.sum(part, 0) / WIDTH, 0.0)
         part = part * (1.0 / tl.sqrt(tl.sum(part * part, 0) / WIDTH + eps)) * gain + shift
     acc += tl.sum(w.to(tl.float32) * part[None, :], 1)
-    if ACT:
-        acc = _activated(acc)
+    if ACT is not None:
+        acc = _activated(acc, ACT)
     if ADD:
         acc += before
     tl.store(to, acc.to(out.dtype.element_ty), mask=out_in)
@@ -118,29 +138,25 @@ def _shared_out(tile, BM: tl.constexpr, SHARES: tl.constexpr, BK: tl.constexpr):
 
 
 @triton.jit
-def _gain_and_shift(norm_weight, norm_bias, cols, WIDTH: tl.constexpr):
-    gain = tl.load(norm_weight + cols, mask=cols < WIDTH, other=0.0)
-    return gain, tl.load(norm_bias + cols, mask=cols < WIDTH, other=0.0)
-
-
-@triton.jit
 def _normed(part, mean, rstd, gain, shift):
     return (part - mean) * rstd * gain[None, :, :] + shift[None, :, :]
 
 
 @triton.jit
 def _product_in_steps(x, norm_weight, norm_bias, weight, rows, outs, cols, share_cols, batch, width_out, eps,
-                      WIDTH: tl.constexpr, NORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-                      SHARES: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+                      WIDTH: tl.constexpr, NORM: tl.constexpr, RMS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+                      BK: tl.constexpr, SHARES: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
     """The product of each share, (shares, rows, outputs), where a row is too wide to be held at once."""
     if NORM:
         mean = tl.zeros((BM, 1, 1), tl.float32)
-        for k in tl.range(0, WIDTH, BK):
-            mean += _row_sums(_inputs(x, rows, k + cols, batch, WIDTH)) / WIDTH
+        if not RMS:
+            for k in tl.range(0, WIDTH, BK):
+                mean += _row_sums(_inputs(x, rows, k + cols, batch, WIDTH)) / WIDTH
         spread = tl.zeros((BM, 1, 1), tl.float32)
         for k in tl.range(0, WIDTH, BK):
-            off = _inputs(x, rows, k + cols, batch, WIDTH) - mean
-            off = tl.where((k + cols < WIDTH)[None, :, :], off, 0.0)
+            off = _inputs(x, rows, k + cols, batch, WIDTH)
+            if not RMS:
+                off = tl.where((k + cols < WIDTH)[None, :, :], off - mean, 0.0)
             spread += _row_sums(off * off) / WIDTH
         rstd = 1.0 / tl.sqrt(spread + eps)
     acc = tl.zeros((SHARES, BM, BN), tl.float32)
@@ -157,10 +173,12 @@ def _product_in_steps(x, norm_weight, norm_bias, weight, rows, outs, cols, share
 
 @triton.jit
 def step_linear(x, norm_weight, norm_bias, weight, bias, out, batch, width_out, eps, WIDTH: tl.constexpr,
-                NORM: tl.constexpr, ACT: tl.constexpr, ADD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-                BK: tl.constexpr, SHARES: tl.constexpr, STAGES: tl.constexpr, OVERLAP: tl.constexpr):  # fmt: skip
-    """out = f(g(x) W^T + bias): g is LayerNorm (NORM) or nothing; f is x * sigmoid(1.702 x) (ACT), an addition to
-    ``out`` (ADD) or nothing. Each output is written by one program, whose warps share the columns of x and W."""
+                NORM: tl.constexpr, RMS: tl.constexpr, ACT: tl.constexpr, ADD: tl.constexpr, BM: tl.constexpr,
+                BN: tl.constexpr, BK: tl.constexpr, SHARES: tl.constexpr, STAGES: tl.constexpr,
+                OVERLAP: tl.constexpr):  # fmt: skip
+    """out = f(g(x) W^T + bias): g is a norm (NORM; of the mean square alone if RMS) or nothing; f is the activation
+    ACT, an addition to ``out`` (ADD) or nothing. Each output is written by one program, whose warps share the columns
+    of x and W."""
     if OVERLAP:
         gdc_launch_dependents()
     rows = tl.program_id(1) * BM + tl.arange(0, BM)
@@ -186,19 +204,19 @@ def step_linear(x, norm_weight, norm_bias, weight, bias, out, batch, width_out, 
         part = _inputs(x, rows, cols, batch, WIDTH)
         w = _held(w) if OVERLAP else _weights(weight, outs, share_cols, width_out, WIDTH)
         if NORM:
-            mean = _row_sums(part) / WIDTH
-            off = tl.where((cols < WIDTH)[None, :, :], part - mean, 0.0)
+            mean = 0.0 if RMS else _row_sums(part) / WIDTH
+            off = part if RMS else tl.where((cols < WIDTH)[None, :, :], part - mean, 0.0)
             rstd = 1.0 / tl.sqrt(_row_sums(off * off) / WIDTH + eps)
             part = _normed(part, mean, rstd, gain, shift)
         acc = tl.dot(_shared_out(part.to(dtype), BM, SHARES, BK), w, input_precision=FP32_PRODUCTS)
     else:
         acc = _product_in_steps(
-            x, norm_weight, norm_bias, weight, rows, outs, cols, share_cols, batch, width_out, eps, WIDTH, NORM, BM,
-            BN, BK, SHARES, STAGES,
+            x, norm_weight, norm_bias, weight, rows, outs, cols, share_cols, batch, width_out, eps, WIDTH, NORM, RMS,
+            BM, BN, BK, SHARES, STAGES,
         )  # fmt: skip
     total += tl.sum(acc, 0)
-    if ACT:
-        total = _activated(total)
+    if ACT is not None:
+        total = _activated(total, ACT)
     if ADD:
         total += before
     tl.store(to, total.to(out.dtype.element_ty), mask=keep)
@@ -229,7 +247,7 @@ def embed(
 
 def linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, *,
-    norm: tuple[torch.Tensor, torch.Tensor, float] | None = None, act: bool = False, add: bool = False,
+    norm: Norm | None = None, act: Activation | None = None, add: bool = False,
     gpu: Gpu = LEAST, tile: Tiling | None = None,
 ) -> None:  # fmt: skip
     """Launch ``step_linear`` or ``step_vector``.
@@ -239,18 +257,19 @@ def linear(
         weight: (N, K), contiguous, in the activation type.
         bias: (N,) or None.
         out: (B, N), overwritten, or added to with ``add``.
-        norm: weight, bias and eps of a LayerNorm of x.
-        act: x * sigmoid(1.702 x) of the result.
+        norm: of x, before the product.
+        act: of the result.
         add: add the result to ``out`` instead.
         gpu: what it runs on.
         tile: from ``tiling`` by default.
     """
     batch, (width_out, width) = len(x), weight.shape
     tile = tile or tiling(batch, width_out, width, weight.element_size(), norm is not None, gpu.deep)
-    weight_, shift, eps = norm if norm is not None else (None, None, 0.0)
-    arguments: tuple[Any, ...] = (x, weight_, shift, weight, bias, out)
-    options: dict[str, Any] = {"WIDTH": width, "NORM": norm is not None, "ACT": act, "ADD": add, "BN": tile.outputs}
-    options |= {"num_warps": tile.warps} | overlapping(gpu.overlap)
+    gain, shift, rms = norm or (None, None, False)
+    eps = 0.0 if norm is None else EPS
+    arguments: tuple[Any, ...] = (x, gain, shift, weight, bias, out)
+    options: dict[str, Any] = {"WIDTH": width, "NORM": norm is not None, "RMS": rms, "ACT": act, "ADD": add}
+    options |= {"BN": tile.outputs, "num_warps": tile.warps} | overlapping(gpu.overlap)
     programs = triton.cdiv(width_out, tile.outputs)
     if tile.rows == 1:
         step_vector[(programs, batch)](*arguments, width_out, eps, PADDED=tile.depth, **options)

@@ -49,23 +49,36 @@ class ByteEmbedding(nn.Module):
         positions: which position embeddings are summed: 2 for ``text``, 3 for ``image`` (equation 15).
         row: width of the position matrix, see ``grid_coordinates``.
         vocabulary: number of symbols; the start symbol is one row more.
+        learned: whether there are position embeddings at all; attention may have rotary positions instead.
     """
 
-    def __init__(self, width: int, context: int, positions: PositionKind, row: int, vocabulary: int = 256) -> None:
+    def __init__(
+        self,
+        width: int,
+        context: int,
+        positions: PositionKind,
+        row: int,
+        vocabulary: int = 256,
+        learned: bool = True,
+    ) -> None:
         super().__init__()
         self.start = vocabulary
         self.token = nn.Embedding(vocabulary + 1, width)
         self.coordinates: Tensor
-        self.register_buffer("coordinates", grid_coordinates(positions, context, row), persistent=False)
-        self.position = nn.ModuleList(nn.Embedding(size, width) for size in grid_sizes(positions, context, row))
+        """int64 (tables, context): the row of each position table that a position takes."""
+        coordinates = grid_coordinates(positions, context, row)
+        self.register_buffer("coordinates", coordinates if learned else coordinates[:0], persistent=False)
+        sizes = grid_sizes(positions, context, row) if learned else ()
+        self.position = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
 
-    def init_weights(self, scale: float) -> None:
-        """Draw the weights: ``scale`` times the paper's deviations (section 5), 0.125/sqrt(d), for positions
-        0.125/sqrt(d * n_emb)."""
-        width = self.token.embedding_dim
-        nn.init.normal_(self.token.weight, std=scale * 0.125 / math.sqrt(width))
+    def init_weights(self, std: float) -> None:
+        """Draw the weights with deviation ``std``, those of positions with ``std``/sqrt(n_emb).
+
+        The paper's ``std`` is 0.125/sqrt(d) (section 5).
+        """
+        nn.init.normal_(self.token.weight, std=std)
         for table in self.position:
-            nn.init.normal_(table.weight, std=scale * 0.125 / math.sqrt(width * len(self.position)))  # type: ignore[arg-type]
+            nn.init.normal_(table.weight, std=std / math.sqrt(len(self.position)))  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed ``x``.

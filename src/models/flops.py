@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from src.attention import Pattern
+from src.optimizers.orthogonal import muon_flops
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,13 @@ class TrainingFlops:
         products: all weight matrices.
         attention: scores and weighted sums over the pairs that the pattern keeps.
         dense_attention: the same if every head saw every earlier position.
+        muon: Muon's own products, once a step whatever the batch; in no sum below, as no optimizer's work is.
     """
 
     products: int
     attention: int
     dense_attention: int
+    muon: int = 0
 
     @property
     def kept(self) -> int:
@@ -69,8 +72,9 @@ def training_flops(
     half_size_ff: bool = False,
     vocabulary: int = 256,
     sequences: int = 1,
+    muon: bool = False,
 ) -> TrainingFlops:
-    """Count ``sequences`` of ``context`` bytes; the other arguments are those of ``SparseTransformer``.
+    """Count ``sequences`` of ``context`` bytes; the other arguments but ``muon`` are those of ``SparseTransformer``.
 
     A weight of a matrix costs 2 operations a byte forward and 4 backward. A kept pair of a head costs
     ``2 * (d_qk + d_v)`` forward (a score and a weighted value) and twice that backward: gradients of q and k, and of
@@ -79,9 +83,11 @@ def training_flops(
     qk_width = width // 2 if half_size_qk else width
     inner = (2 if half_size_ff else 4) * width
     block = width * (2 * qk_width + width) + width * width + 2 * width * inner
+    matrices = [(qk_width, width)] * 2 + [(width, width)] * 2 + [(inner, width), (width, inner)]
     pair = 6 * sequences * (qk_width + width) // heads
     return TrainingFlops(
         products=6 * sequences * context * (depth * block + width * vocabulary),
         attention=pair * pattern.pairs(context, heads, depth),
         dense_attention=pair * Pattern("dense").pairs(context, heads, depth),
+        muon=muon_flops(matrices * depth) if muon else 0,
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from src.models.decoder import Decoder
 from src.models.decoder_tiles import gpu_of
+from src.models.options import EPS
 
 
 class GraphedDecoder:
@@ -36,9 +37,10 @@ class GraphedDecoder:
         embedding = model.embedding
         self.token_table = embedding.token.weight.detach()
         tables = [table.weight.detach() for table in cast(Any, embedding.position)]
-        self.position_table = torch.cat(tables)
-        first = torch.tensor([0, *(len(table) for table in tables)][:-1], device=device).cumsum(0)
+        self.position_table = torch.cat(tables) if tables else self.token_table[:0]
+        first = torch.tensor([0, *map(len, tables)][: len(tables)], dtype=torch.int64, device=device).cumsum(0)
         self.coordinates = (embedding.coordinates[:, : decoder.length] + first[:, None]).contiguous()
+        self.turns = None if model.rotary is None else model.rotary.table.float()
         width = self.token_table.shape[1]
         self.hidden = torch.empty(batch, width, device=device)
         self.logits = torch.empty(batch, model.output.out_features, device=device)
@@ -67,7 +69,7 @@ class GraphedDecoder:
             linear(hidden, *weights.project_in, self.qkv, norm=weights.attention_norm, gpu=gpu)
             self.attend(layer)
             linear(self.attended, *weights.project_out, hidden, add=True, gpu=gpu)
-            linear(hidden, *weights.expand, self.inner, norm=weights.feed_forward_norm, act=True, gpu=gpu)
+            linear(hidden, *weights.expand, self.inner, norm=weights.feed_forward_norm, act=weights.activation, gpu=gpu)
             linear(self.inner, *weights.contract, hidden, add=True, gpu=gpu)
         linear(hidden, decoder.output, None, self.logits, norm=decoder.norm, gpu=gpu)
         return self.logits
@@ -82,7 +84,8 @@ class GraphedDecoder:
         partial = self.partial[: rows * cache.values.shape[-1]].view(*lse.shape, -1)
         launch(
             self.qkv, cache.keys, cache.values, partial, lse, self.attended, self.tables[layer], self.position,
-            weights.scale, overlap=self.gpu.overlap,
+            weights.scale, turns=self.turns, norm_eps=EPS if weights.qk_norm else None,
+            overlap=self.gpu.overlap,
         )  # fmt: skip
 
     @torch.no_grad()

@@ -35,11 +35,12 @@ def attention_weights(model: SparseTransformer, x: Tensor, queries: Tensor) -> l
     model.eval()
     try:
         hidden = model.embedding(x[None])
+        table = None if model.rotary is None else model.rotary(0, len(x))
         weights = []
         for block in model.blocks:
             assert isinstance(block, ResidualBlock)
-            weights.append(_block_weights(block, hidden, queries.to(x.device)))
-            hidden = block.forward(hidden)  # not block(hidden): its hooks would call for the other ranks of FSDP2
+            weights.append(_block_weights(block, hidden, queries.to(x.device), table))
+            hidden = block.forward(hidden, table=table)  # not block(...): its hooks would call for FSDP2's other ranks
     finally:
         model.train(training)
     return weights
@@ -66,12 +67,10 @@ def learned_attention(
     return Learned(query, weights.cpu().numpy(), blocks, heads, names)
 
 
-def _block_weights(block: ResidualBlock, hidden: Tensor, queries: Tensor) -> Tensor:
+def _block_weights(block: ResidualBlock, hidden: Tensor, queries: Tensor, table: Tensor | None) -> Tensor:
     attention = block.attention
-    q, k, _ = attention.project_in(block.attention_norm(hidden))[0].float().split(attention.widths, dim=-1)
-    heads = len(attention.layer)
-    q, k = q[queries].unflatten(-1, (heads, -1)), k.unflatten(-1, (heads, -1))
-    scores = torch.einsum("qhd,nhd->hqn", q, k) / math.sqrt(q.shape[-1])
+    q, k, _ = attention.queries_keys_values(block.attention_norm(hidden), table)
+    scores = torch.einsum("qhd,nhd->hqn", q[0, queries].float(), k[0].float()) / math.sqrt(q.shape[-1])
     return torch.stack([_softmax(s, keys, queries) for s, keys in zip(scores, attention.layer, strict=True)])
 
 

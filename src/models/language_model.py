@@ -17,8 +17,10 @@ from src.models.block import resolve_block_backend
 from src.models.captured import CapturedLoss
 from src.models.guard import StepGuard, gradient_norm
 from src.models.metric import BitsPerByte
-from src.models.schedule import decay_groups, warmup_cosine
 from src.models.sparse_transformer import SparseTransformer
+from src.optimizers.build import OptimizerSettings
+
+PAPER = OptimizerSettings()
 
 
 class Batch(NamedTuple):
@@ -44,15 +46,11 @@ class LanguageModel(LightningModule):
 
     Args:
         model: the network.
-        max_steps: optimizer steps of the whole run; the cosine ends there.
-        learning_rate: peak, after the warm-up.
-        warmup_steps: optimizer steps of linear warm-up.
+        max_steps: optimizer steps of the whole run; the schedule ends there.
+        optimizer: what trains the weights.
         short_context: positions; see ``short_context_steps``.
         short_context_steps: optimizer steps at the beginning in which attention stays within consecutive pieces of
             ``short_context`` positions, so that it looks beyond the last byte sooner (docs/training.md); 0: none.
-        weight_decay: decoupled, on matrices only.
-        betas: of Adam.
-        eps: of Adam.
         seed: of dropout.
         fused: one kernel for the whole optimizer step; None lets PyTorch choose. Loss scaling (fp16) needs False.
         cuda_graph: run training steps as CUDA graphs where that can be, see ``captures``.
@@ -63,13 +61,9 @@ class LanguageModel(LightningModule):
         model: SparseTransformer,
         *,
         max_steps: int,
-        learning_rate: float = 0.00035,
-        warmup_steps: int = 5000,
+        optimizer: OptimizerSettings = PAPER,
         short_context: int = 128,
         short_context_steps: int = 0,
-        weight_decay: float = 0.01,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
         seed: int = 1,
         fused: bool | None = None,
         cuda_graph: bool = False,
@@ -77,13 +71,9 @@ class LanguageModel(LightningModule):
         super().__init__()
         self.model = model
         self.max_steps = max_steps
-        self.learning_rate = learning_rate
-        self.warmup_steps = warmup_steps
+        self.optimizer = optimizer
         self.short_context = short_context
         self.short_context_steps = short_context_steps
-        self.weight_decay = weight_decay
-        self.betas = betas
-        self.eps = eps
         self.seed = seed
         self.fused = fused
         self.cuda_graph = cuda_graph
@@ -177,15 +167,9 @@ class LanguageModel(LightningModule):
         self._log_figure("test")
 
     def configure_optimizers(self) -> Any:
-        """AdamW with decay on matrices, linear warm-up, cosine decay (section 6)."""
-        optimizer = torch.optim.AdamW(
-            decay_groups(self, self.weight_decay),
-            lr=self.learning_rate,
-            betas=self.betas,
-            eps=self.eps,
-            fused=self.fused,
-        )
-        factor = functools.partial(warmup_cosine, warmup_steps=self.warmup_steps, max_steps=self.max_steps)
+        """The optimizer and its schedule, step by step."""
+        optimizer = self.optimizer.optimizer(self, self.fused)
+        factor = functools.partial(self.optimizer.schedule.factor, max_steps=self.max_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

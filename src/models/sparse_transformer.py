@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +19,8 @@ from src.models.block import (
     resolve_block_backend,
 )
 from src.models.embedding import ByteEmbedding, PositionKind
+from src.models.options import PAPER, BlockOptions
+from src.models.rotary import Rotary
 
 VOCABULARY = 256
 
@@ -36,15 +39,20 @@ class SparseTransformer(nn.Module):
         dropout: probability, at the end of each residual branch.
         positions: ``text`` (row and column) or ``image`` (row, column, channel), equation 15.
         row: width of the position matrix: positions a row (text), pixels a row (image).
+        position_embeddings: whether there are learned position embeddings.
+        rotary: base of rotary positions in attention; None: there are none.
+        options: what residual blocks compute beside their sizes.
         init_scale: factor of every initial weight's standard deviation; 1 is the paper's 0.125/sqrt(fan-in), 8 is
-            1/sqrt(fan-in), which learns to look beyond the last byte sooner (docs/training.md).
+            1/sqrt(fan-in).
+        zero_outputs: both branches of every block begin at 0.
+        embedding_std: standard deviation of the token embedding; None: the paper's 0.125/sqrt(d) times ``init_scale``.
         recompute: ``block`` keeps only the input of each residual block and recomputes the rest in the backward
             pass (section 5.4); ``light`` recomputes what is cheap; ``none`` keeps every activation.
         backend: attention backend, see ``src.attention.attend``.
         block_backend: of the residual blocks, see ``src.models.block.resolve_block_backend``.
 
     Raises:
-        ValueError: a head count that does not divide the widths.
+        ValueError: a head count that does not divide the widths, or rotary positions for heads of odd width.
     """
 
     def __init__(
@@ -60,7 +68,12 @@ class SparseTransformer(nn.Module):
         dropout: float = 0.0,
         positions: PositionKind = "text",
         row: int = 128,
+        position_embeddings: bool = True,
+        rotary: float | None = None,
+        options: BlockOptions = PAPER,
         init_scale: float = 1.0,
+        zero_outputs: bool = False,
+        embedding_std: float | None = None,
         recompute: Recompute = "none",
         backend: Backend = "auto",
         block_backend: BlockBackend = "auto",
@@ -74,27 +87,31 @@ class SparseTransformer(nn.Module):
         self.block_backend: BlockBackend = block_backend
         self.piece: int | None = None
         """In training attention stays within consecutive pieces of so many positions; None: it sees the sequence."""
-        self.embedding = ByteEmbedding(width, context, positions, row, VOCABULARY)
+        self.options = options
+        self.embedding = ByteEmbedding(width, context, positions, row, VOCABULARY, position_embeddings)
+        self.rotary = None if rotary is None else Rotary(rotary, context, qk_width // heads)
         self.blocks = nn.ModuleList(
             ResidualBlock(
-                SparseAttention(width, qk_width, pattern.layer(heads, index), backend),
-                FeedForward(width, 2 * width if half_size_ff else 4 * width),
+                SparseAttention(width, qk_width, pattern.layer(heads, index), backend, options.bias, options.qk_norm),
+                FeedForward(width, (2 if half_size_ff else 4) * width, options.bias, options.activation),
                 width,
                 dropout,
                 recompute,
                 block_backend,
+                options,
             )
             for index in range(depth)
         )
-        self.norm = nn.LayerNorm(width)
+        self.norm = options.norm_module(width)
         self.output = nn.Linear(width, VOCABULARY, bias=False)
-        self.init_weights(init_scale)
+        self.init_weights(init_scale, zero_outputs, embedding_std)
 
-    def init_weights(self, scale: float) -> None:
-        """Draw all weights as section 5 says, times ``scale``; the output matrix is 0, so every byte costs 8 bits."""
-        self.embedding.init_weights(scale)
+    def init_weights(self, scale: float, zero_outputs: bool = False, embedding_std: float | None = None) -> None:
+        """Draw all weights, see above; the output matrix is 0, so every byte costs 8 bits (section 5)."""
+        paper = scale * 0.125 / math.sqrt(self.output.in_features)
+        self.embedding.init_weights(paper if embedding_std is None else embedding_std)
         for block in self.blocks:
-            block.init_weights(len(self.blocks), scale)  # type: ignore[operator]
+            block.init_weights(len(self.blocks), scale, zero_outputs)  # type: ignore[operator]
         nn.init.zeros_(self.output.weight)
 
     def forward(self, x: Tensor, seed: Tensor | None = None) -> Tensor:
@@ -113,8 +130,9 @@ class SparseTransformer(nn.Module):
         hidden = self.embedding(x)
         if self.training and self.piece is not None:
             hidden = hidden.reshape(-1, self.piece, hidden.shape[-1])  # positions keep their embeddings
+        table = None if self.rotary is None else self.rotary(0, hidden.shape[1])  # a piece has its own positions
         for block, own in zip(self.blocks, self._block_seeds(seed, x.device), strict=True):
-            hidden = block(hidden, own)
+            hidden = block(hidden, own, table)
         return self.output(self.norm(hidden.reshape(*x.shape, -1)))
 
     def _block_seeds(self, seed: Tensor | None, device: torch.device) -> Sequence[Tensor | None]:

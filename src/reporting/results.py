@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from src.reporting import draw
 from src.reporting.charts import Palette
@@ -103,6 +104,14 @@ def warnings(runs: Sequence[Record]) -> list[str]:
     return [f"> **{plain(note)}**" for note in notes]
 
 
+def _optimizer(get: Callable[[str], Any]) -> str:
+    """Say what trained the weights; runs from before there was a choice lack some of the keys."""
+    rates = f"AdamW at {get('optimizer.learning_rate')}"
+    if get("optimizer.name") == "muon":
+        rates = f"Muon at {get('optimizer.muon_learning_rate')} and {rates}"
+    return f"{rates}, {get('optimizer.schedule') or 'cosine'} decay"
+
+
 def described(group: Group) -> str:
     """Say what all runs of a group share: model, batch, length, optimizer, how much was seen and scored."""
     run = next((run for row in group.rows for run in row.runs if run.state == "finished"), group.rows[0].runs[0])
@@ -115,8 +124,7 @@ def described(group: Group) -> str:
     if (parameters := run.final("model/parameters")) is not None:
         words.append(f"{parameters:,.0f} parameters")
     words.append(f"{get('trainer.max_steps') or run.step:,} steps of {batch:,} bytes")
-    words.append(f"learning rate {get('optimizer.learning_rate')} after {get('optimizer.warmup_steps')} steps of "
-                 f"warm-up, cosine decay, {get('precision.name')}")  # fmt: skip
+    words.append(f"{_optimizer(get)}, {get('precision.name')}")
     if short := int(get("optimizer.short_context_steps") or 0):
         words.append(f"attention within pieces of {get('optimizer.short_context')} bytes for the first {short:,} steps")
     if group.budget.nbytes is not None:

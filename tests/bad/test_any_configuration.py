@@ -48,6 +48,14 @@ VALUES = {
     "model.positions": one_of("text", "image"),
     "model.row": st.integers(0, 40),
     "model.init_scale": one_of(1, 8, 0.001, 1000, 0, -1, "nan"),
+    "model.position_embeddings": one_of("always", "images", "never", "sometimes"),
+    "model.rotary": one_of("null", 10000, 1, 1e30, 0.5, "nan"),
+    "model.qk_norm": switches,
+    "model.norm": one_of("layer", "rms", "batch"),
+    "model.bias": switches,
+    "model.activation": one_of("gelu", "relu2", "swish"),
+    "model.zero_outputs": switches,
+    "model.embedding_std": one_of("null", 0, 0.5, 1000, -1, "inf"),
     "model.recompute": one_of("none", "light", "block", "all"),
     "model.backend": one_of("auto", "eager", "fused"),
     "model.cuda_graph": switches,
@@ -56,8 +64,17 @@ VALUES = {
     "data.micro_batch": counts | one_of("null"),
     "data.eval_batch_size": counts | one_of("null", 1000),
     "data.allow_partial": switches,
+    "recipe": one_of("paper", "modern", "old"),
+    "optimizer": one_of("adamw", "muon", "sgd"),
+    "optimizer.name": one_of("adamw", "muon", "sgd"),
     "optimizer.learning_rate": one_of(0, 1e-9, 0.1, 1e30, -1, "inf"),
-    "optimizer.warmup_steps": one_of(0, 1, 10**9, -1),
+    "optimizer.muon_learning_rate": one_of(0, 1e-9, 0.1, 1e30, -1, "inf"),
+    "optimizer.muon_momentum": one_of(0, 0.95, 0.9999999, 1, -1),
+    "optimizer.schedule": one_of("cosine", "linear", "constant"),
+    "optimizer.decay_share": one_of(0, 0.4, 1, 1.5, -1),
+    "optimizer.warmup_steps": one_of("null", 0, 1, 10**9, -1),
+    "optimizer.warmup_share": one_of(0, 0.5, 1, 1.5, -1),
+    "optimizer.warmup_most": one_of(0, 1, 10**9, -1),
     "optimizer.short_context": counts | one_of(0, 1000),
     "optimizer.short_context_steps": one_of(0, 1, 10**9, -1),
     "optimizer.weight_decay": one_of(0, 0.1, 1e30, -1),
@@ -112,7 +129,7 @@ def overrides(draw):
 
 
 def test_every_key_of_the_schema_is_drawn_here_or_tried_elsewhere():
-    groups = {"attention", "precision", "logger"}
+    groups = {"attention", "precision", "logger", "recipe", "optimizer"}
     assert VALUES.keys() - groups == schema_leaves().keys() - ELSEWHERE
 
 

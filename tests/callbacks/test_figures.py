@@ -15,7 +15,7 @@ from src.models.flops import RunFlops, TrainingFlops
 from src.models.guard import StepGuard
 from src.models.language_model import LanguageModel
 
-FLOPS = TrainingFlops(products=600, attention=400, dense_attention=1400)
+FLOPS = TrainingFlops(products=600, attention=400, dense_attention=1400, muon=500)
 
 
 class Model(LanguageModel):
@@ -85,6 +85,7 @@ def test_speed_waiting_and_utilisation_are_of_the_steps_since_the_last_entry():
     assert row["train/tokens_per_second"] == pytest.approx(1000 / (ms / 1000))
     assert row["train/mfu"] == pytest.approx(1000 / (ms / 1000) / 1e6)
     assert row["train/mfu_dense_equivalent"] == pytest.approx(2 * row["train/mfu"])
+    assert row["train/mfu_muon"] == pytest.approx(row["train/mfu"] / 2)
     assert 5 / ms <= row["train/data_wait"] < 0.75
     assert row["train/bytes_seen"] == 8000
 

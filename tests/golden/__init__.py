@@ -51,7 +51,17 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "long": ("data.path={bytes}", "data.context=1024", "attention.stride=32"),
     "long_1m": ("data.path={bytes}", "data.context=4096", "attention.stride=64", "data.batch_size=1"),
 }
-"""Every file of conf/experiment, with what cuts it down: its pattern, model, positions, dropout and data stay."""
+"""Every file of conf/experiment, with what cuts it down: its pattern, model, positions, dropout and data stay. Behind a
+hyphen: the same with another recipe."""
+PAPER = ("recipe=paper", "model.init_scale=8")
+EXPERIMENTS |= {
+    "quickstart-paper": (*EXPERIMENTS["quickstart"], *PAPER),
+    "pictures_small-paper": (*EXPERIMENTS["pictures_small"], "recipe=paper"),
+    "text_short-paper": (*EXPERIMENTS["text_short"], *PAPER, "optimizer.short_context_steps=1500"),
+    "pictures_short-paper": (
+        *EXPERIMENTS["pictures_short"], *PAPER, "optimizer.short_context=96", "optimizer.short_context_steps=500",
+    ),
+}  # fmt: skip
 
 
 def make_data(folder: Path) -> None:
@@ -87,7 +97,8 @@ def losses(experiment: str, data: Path, folder: Path, *changes: str) -> dict[str
     """Train an experiment's first steps; gives ``train`` and ``val`` losses in bits per byte."""
     places = (f"paths.data_dir={data}", f"paths.output_dir={folder}")
     own = [change.format(bytes=data / "bytes") for change in EXPERIMENTS[experiment]]
-    run = Run.create(composed(f"experiment={experiment}", *LITTLE, *own, *places, *changes))
+    name = experiment.partition("-")[0]
+    run = Run.create(composed(f"experiment={name}", *LITTLE, *own, *places, *changes))
     quiet_libraries()
     try:
         with contextlib.redirect_stdout(None):

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from scripts.bench_decode import CHECKED_BATCHES, PATTERNS, errors, network
-from src.models.decoder import Decoder
+from src.attention import Pattern
+from src.models.decoder import Decoder, Norm
 from src.models.decoder_kernels import linear
 from src.models.decoder_tiles import Tiling, gpu_of
 from src.models.sparse_transformer import SparseTransformer
 from src.sampling import Draw, generate, graphed
+from tests.models.recipes import RECIPES
 
 pytestmark = [
     pytest.mark.gpu,
@@ -18,11 +20,25 @@ pytestmark = [
 ]
 
 CONTEXT, GIVEN, COUNT = 1024, 131, 300
+OTHERS = ("modern", "modern pictures", "qk norm alone", "no biases")
 
 
-@pytest.fixture(scope="module", params=list(PATTERNS))
+def network_of(recipe: str) -> SparseTransformer:
+    """Four blocks by a recipe, with weights so large that attention is far from even: a wrong angle shows."""
+    torch.manual_seed(0)
+    model = SparseTransformer(
+        pattern=Pattern("fixed", 128, 32), context=CONTEXT, depth=4, width=512, heads=8, init_scale=8.0,
+        embedding_std=1.0, block_backend="eager", **RECIPES[recipe],
+    )  # fmt: skip
+    torch.nn.init.normal_(model.output.weight, std=512**-0.5)
+    return model.cuda().eval()
+
+
+@pytest.fixture(scope="module", params=[*PATTERNS, *OTHERS])
 def model(request) -> SparseTransformer:
-    """Four blocks of the paper's enwik8 model with one pattern."""
+    """Four blocks of the paper's enwik8 model with one pattern, or of a recipe."""
+    if request.param in RECIPES:
+        return network_of(request.param)
     return network(PATTERNS[request.param], CONTEXT, depth=4)
 
 
@@ -36,7 +52,7 @@ def prompt() -> torch.Tensor:
 def test_products_are_the_same_whether_launches_overlap_or_not(tile, dtype):
     torch.manual_seed(0)
     x, weight = torch.randn(37, 400, device="cuda"), torch.randn(400, 400, device="cuda").to(dtype) / 20
-    norm = (torch.ones(400, device="cuda"), torch.zeros(400, device="cuda"), 1e-5)
+    norm = Norm(torch.ones(400, device="cuda"), torch.zeros(400, device="cuda"))
     found = []
     gpu = gpu_of(x.device)
     for alone in (True, False):

@@ -9,6 +9,9 @@ from src.attention import Pattern
 from src.gradients import GradientMean
 from src.models.language_model import Batch, LanguageModel
 from src.models.sparse_transformer import SparseTransformer
+from src.optimizers.build import OptimizerSettings
+from src.optimizers.schedule import Schedule
+from tests.models.recipes import RECIPES
 from tests.models.test_sparse_transformer import trained
 
 pytestmark = [
@@ -23,19 +26,28 @@ PATTERNS = [
     Pattern("fixed", 128, 32, mode="interleaved"),
 ]
 N = 1000
+ADAMW = OptimizerSettings(learning_rate=1e-3, schedule=Schedule(warmup_steps=0))
+MUON = OptimizerSettings(name="muon", schedule=Schedule(warmup_steps=0))
 
 
-def model(pattern, block_backend="fused", recompute="none", dropout=0.0, cuda_graph=False, backend="auto"):
+def model(
+    pattern,
+    block_backend="fused",
+    recompute="none",
+    dropout=0.0,
+    cuda_graph=False,
+    backend="auto",
+    optimizer=ADAMW,
+    **recipe,
+):
     torch.manual_seed(0)
     network = SparseTransformer(
         pattern=pattern, context=N, depth=3, width=256, heads=4, recompute=recompute, dropout=dropout,
-        block_backend=block_backend, backend=backend,
+        block_backend=block_backend, backend=backend, **recipe,
     )  # fmt: skip
     for parameter in trained(network).parameters():
         parameter.data.mul_(0.2)
-    return (
-        LanguageModel(network, max_steps=10, warmup_steps=0, learning_rate=1e-3, cuda_graph=cuda_graph).cuda().train()
-    )
+    return LanguageModel(network, max_steps=10, optimizer=optimizer, cuda_graph=cuda_graph).cuda().train()
 
 
 def step(language_model, x, dtype=torch.bfloat16, seed=3):
@@ -62,6 +74,18 @@ def test_half_precision_is_as_exact_as_pytorch(pattern, recompute, dtype, x):
     exact = step(model(pattern, "eager", backend="torch").double(), x, torch.float64)
     plain = error(step(model(pattern, "eager"), x, dtype), exact)
     fused = error(step(model(pattern, recompute=recompute), x, dtype), exact)
+    assert fused <= 2 * plain
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("recompute", ["none", "light", "block"])
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_every_recipe_is_as_exact_as_pytorch(recipe, recompute, dtype, x):
+    pattern = PATTERNS[list(RECIPES).index(recipe) % len(PATTERNS)]
+    keys = RECIPES[recipe]
+    exact = step(model(pattern, "eager", backend="torch", **keys).double(), x, torch.float64)
+    plain = error(step(model(pattern, "eager", **keys), x, dtype), exact)
+    fused = error(step(model(pattern, recompute=recompute, **keys), x, dtype), exact)
     assert fused <= 2 * plain
 
 
@@ -116,10 +140,11 @@ def test_a_captured_step_gives_its_gradients_to_their_mean(x, tmp_path):
         torch.distributed.destroy_process_group()
 
 
-def test_captured_training_learns_as_plain_training_does(x):
+@pytest.mark.parametrize(("recipe", "settings"), [({}, ADAMW), (RECIPES["modern"], MUON)], ids=["paper", "modern"])
+def test_captured_training_learns_as_plain_training_does(x, recipe, settings):
     losses = {}
     for graph in (False, True):
-        trained_model = model(PATTERNS[2], dropout=0.1, cuda_graph=graph)
+        trained_model = model(PATTERNS[2], dropout=0.1, cuda_graph=graph, optimizer=settings, **recipe)
         optimizer = trained_model.configure_optimizers()["optimizer"]
         losses[graph] = []
         for seed in range(6):

@@ -8,6 +8,7 @@ import torch
 from src.attention import Pattern
 from src.models.decoder import Decoder
 from src.models.sparse_transformer import SparseTransformer
+from tests.models.recipes import RECIPES
 from tests.models.test_sparse_transformer import PATTERNS, small, trained
 
 
@@ -31,6 +32,38 @@ def test_decoding_equals_the_forward_pass(pattern, kind):
         torch.testing.assert_close(stepped(model, x, prompt), wanted[:, prompt:])
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_every_recipe_decodes_as_its_forward_pass(pattern, recipe):
+    model = trained(small(pattern, **RECIPES[recipe])).double().eval()
+    x = torch.randint(256, (2, 37))
+    wanted = model(x).detach()
+    for prompt in (0, 9, 24):
+        torch.testing.assert_close(stepped(model, x, prompt), wanted[:, prompt:])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_decodes_pictures_with_half_size_projections(recipe):
+    options = RECIPES[recipe] | {"positions": "image", "row": 4, "half_size_qk": True, "half_size_ff": True}
+    model = trained(small(PATTERNS[4], depth=3, **options)).double().eval()
+    x = torch.randint(256, (2, 37))
+    torch.testing.assert_close(stepped(model, x, 11), model(x)[:, 11:].detach())
+
+
+def test_the_cache_holds_turned_keys():
+    """A step turns its own key alone: what a prefill stores is what steps store."""
+    model = trained(small(PATTERNS[0], **RECIPES["modern"])).double().eval()
+    x = torch.randint(256, (1, 20))
+    at_once, by_steps = Decoder(model, 1), Decoder(model, 1)
+    at_once.prefill(x)
+    for t in range(20):
+        by_steps.step(x[:, t - 1] if t else None)
+    for one, other in zip(at_once.caches, by_steps.caches, strict=True):
+        torch.testing.assert_close(one.keys, other.keys)
+        mean_square = one.keys.unflatten(1, (2, -1))[:, :, :20].square().mean(-1)  # 1: rotations keep lengths
+        torch.testing.assert_close(mean_square, torch.ones_like(mean_square), atol=1e-2, rtol=0)
+
+
 @pytest.mark.parametrize(("backend", "dtype"), list(itertools.product(["reference", "torch"], [torch.float32])))
 def test_in_fp32_to_rounding(backend, dtype):
     model = trained(small(Pattern("fixed", 8, 2), backend=backend)).to(dtype).eval()
@@ -38,9 +71,13 @@ def test_in_fp32_to_rounding(backend, dtype):
     torch.testing.assert_close(stepped(model, x, 7), model(x)[:, 7:].detach(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("pattern", PATTERNS[:3], ids=str)
-def test_bf16_is_no_worse_than_the_autocast_forward_pass(pattern):
-    model = trained(small(pattern)).eval()
+@pytest.mark.parametrize(
+    ("pattern", "recipe"),
+    [*((pattern, {}) for pattern in PATTERNS[:3]), (PATTERNS[1], RECIPES["modern"])],
+    ids=["dense", "merged", "interleaved", "modern"],
+)
+def test_bf16_is_no_worse_than_the_autocast_forward_pass(pattern, recipe):
+    model = trained(small(pattern, **recipe)).eval()
     x = torch.randint(256, (4, 37))
     exact = model.double()(x).detach()
     model.float()

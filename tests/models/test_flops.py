@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from src.attention import Pattern
 from src.models.flops import RunFlops, TrainingFlops, training_flops
 from src.models.sparse_transformer import SparseTransformer
+from src.optimizers.build import OptimizerSettings
 
 SHAPES = [
     {"depth": 2, "width": 32, "heads": 4},
@@ -58,3 +59,15 @@ def test_a_run_needs_less_while_attention_stays_within_pieces(first, last, short
         ((15 * short + 110 * full) / (short + full), (17 * short + 1010 * full) / (short + full))
     )
     assert RunFlops(run.full).mean(first, last) == (110, 1010)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_muons_products_are_what_its_step_runs(shape):
+    model = SparseTransformer(pattern=Pattern("fixed", 8, 2), context=24, **shape, row=8)
+    optimizer = OptimizerSettings(name="muon").optimizer(model)
+    model(torch.randint(256, (2, 24))).sum().backward()
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    ours = training_flops(Pattern("dense"), context=24, **shape, muon=True)
+    assert counter.get_total_flops() == ours.muon > 0
+    assert training_flops(Pattern("dense"), context=24, **shape).muon == 0

@@ -16,20 +16,18 @@ def jobs(*arguments):
 
 def test_all_runs_see_equally_many_bytes(tmp_path):
     found, _ = jobs("--text", str(corpus(tmp_path)), "--megabytes", "9.8304")
-    assert [config.name for _, config in found[:2]] == ["batch1-lr0.0007", "batch1-lr0.00035"]
+    assert [config.name for _, config in found[:2]] == ["batch1-lr0.01", "batch1-lr0.02"]
     assert len(found) == 8
     for _, config in found:
         assert config.trainer.max_steps * config.data.batch_size * config.data.context == 9_830_400
         assert config.trainer.val_every == config.trainer.max_steps
-        assert config.optimizer.warmup_steps == config.trainer.max_steps // 10
-        assert config.optimizer.short_context_steps == 0.3 * config.trainer.max_steps
 
 
 def test_the_grid_may_be_another():
-    words = ("--", "data.batch_size=2", "optimizer.learning_rate=0.1,0.01", "precision=fp32")
+    words = ("--", "data.batch_size=2", "optimizer.muon_learning_rate=0.1,0.01", "precision=fp32")
     found, values = jobs("--size", "tiny", *words)
     assert [values for values, _ in found] == [
-        {"data.batch_size": "2", "optimizer.learning_rate": rate} for rate in ("0.1", "0.01")
+        {"data.batch_size": "2", "optimizer.muon_learning_rate": rate} for rate in ("0.1", "0.01")
     ]
     assert search_lr.run_names(values) == ["batch2-lr0.1", "batch2-lr0.01"]
 
@@ -62,7 +60,7 @@ def test_mistakes_are_told_in_a_sentence(arguments, sentence, tmp_path, monkeypa
 def test_a_search_prints_its_table(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(CONF.parent))
-    grid = ("data.batch_size=2", "optimizer.learning_rate=0.01,0.001")
+    grid = ("data.batch_size=2", "optimizer.muon_learning_rate=0.01,0.001")
     kept = [word for word in LITTLE if not word.startswith("data.batch_size")]
     arguments = (
         "--size",

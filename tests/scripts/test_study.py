@@ -24,8 +24,8 @@ def tar_of(path, **files):
 def test_a_grid_is_read_from_conf_and_may_be_narrowed():
     assert grid("table2")["attention"] == ["dense", "fixed", "strided"]
     assert grid("table2", ["attention=fixed,dense", "model.depth=2"])["attention"] == ["fixed", "dense"]
-    rates = grid("lr")["optimizer.learning_rate"]
-    assert sorted(float(rate) / 0.00035 for rate in rates) == pytest.approx([0.5, 1, 2, 4])
+    rates = grid("lr")["optimizer.muon_learning_rate"]
+    assert sorted(float(rate) / 0.02 for rate in rates) == pytest.approx([0.25, 0.5, 1, 1.5])
 
 
 @pytest.mark.parametrize("name", ["a b,c=[d].txt", "it's here", "back\\slash", "a\\'b", "end\\"])

@@ -4,6 +4,7 @@
 A program serves one head of one sequence, or one of SPLITS shares of its row. The position is read from memory, so a
 CUDA graph of the launch serves every position. Products and softmax are fp32 (section 5.6). With OVERLAP a kernel
 starts while the one before still runs, and waits for it before it reads the projection; the position is older.
+Queries and keys are normalised and turned to their position as they are read: the cache holds turned keys.
 """
 
 from __future__ import annotations
@@ -46,10 +47,24 @@ def key_tile(width: int, size: int, programs: int) -> KeyTile:
 
 
 @triton.jit
+def _turned(x, cols, inside, cosine, sine, D: tl.constexpr, EPS: tl.constexpr, ROTARY: tl.constexpr):
+    """One head's query or key as attention takes it, float32, from ``x`` as it was projected."""
+    own = tl.load(x + cols, mask=inside, other=0.0).to(tl.float32)
+    if ROTARY:  # column i is in one plane with i + D/2, which another thread holds: it is loaded once more
+        other = tl.load(x + (cols + D // 2) % D, mask=inside, other=0.0).to(tl.float32)
+    if EPS is not None:
+        rstd = 1.0 / tl.sqrt(tl.sum(own * own, 0) / D + EPS)
+        own = own * rstd
+        if ROTARY:
+            other = other * rstd
+    return own * cosine + other * sine if ROTARY else own
+
+
+@triton.jit
 def decode_attention(  # noqa: PLR0915
-                     qkv, keys, values, partial, lse, out, table, position, slots, scale, HEADS: tl.constexpr,
-                     SPLITS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BN: tl.constexpr,
-                     STAGES: tl.constexpr, OVERLAP: tl.constexpr):  # fmt: skip
+                     qkv, keys, values, partial, lse, out, table, position, cosines, sines, slots, scale,
+                     HEADS: tl.constexpr, SPLITS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BN: tl.constexpr,
+                     STAGES: tl.constexpr, EPS: tl.constexpr, OVERLAP: tl.constexpr):  # fmt: skip
     """Write (batch, head, split) partial outputs and their base-2 log-sum-exp, LOWEST for a share without keys; with a
     single share the output itself."""
     if OVERLAP:
@@ -80,9 +95,16 @@ def decode_attention(  # noqa: PLR0915
     qk_cols, v_cols = tl.arange(0, padded(QK)), tl.arange(0, padded(V))
     qk_in, v_in = qk_cols < QK, v_cols < V
     new = qkv + batch.to(tl.int64) * (HEADS * (2 * QK + V))
+    ROTARY: tl.constexpr = cosines is not None
+    cosine, sine = 1.0, 0.0
+    if ROTARY:
+        plane = t.to(tl.int64) * (QK // 2) + qk_cols % (QK // 2)
+        cosine = tl.load(cosines + plane, mask=qk_in, other=0.0)
+        sine = tl.load(sines + plane, mask=qk_in, other=0.0)
+        sine = tl.where(qk_cols < QK // 2, -sine, sine)
     if OVERLAP:
         gdc_wait()
-    query = tl.load(new + head * QK + qk_cols, mask=qk_in, other=0.0).to(tl.float32) * scale
+    query = _turned(new + head * QK, qk_cols, qk_in, cosine, sine, QK, EPS, ROTARY) * scale
     first_row = batch.to(tl.int64) * slots + offset
     top = tl.full((BN,), LOWEST, tl.float32)
     total = tl.zeros((BN,), tl.float32)
@@ -104,7 +126,11 @@ def decode_attention(  # noqa: PLR0915
         top = new_top
     whole_top = tl.max(top, 0)
     sees_own = (split == 0) & (own >= 0)
-    k_new = tl.load(new + HEADS * QK + head * QK + qk_cols, mask=qk_in, other=0.0)
+    if ROTARY or EPS is not None:  # rounded as the cache will hold it
+        k_new = _turned(new + HEADS * QK + head * QK, qk_cols, qk_in, cosine, sine, QK, EPS, ROTARY)
+        k_new = k_new.to(keys.dtype.element_ty)
+    else:
+        k_new = tl.load(new + HEADS * QK + head * QK + qk_cols, mask=qk_in, other=0.0)
     v_new = tl.load(new + 2 * HEADS * QK + head * V + v_cols, mask=v_in, other=0.0)
     own_score = tl.where(sees_own, tl.sum(k_new.to(tl.float32) * query, 0), LOWEST)
     whole_top = tl.maximum(whole_top, own_score)
@@ -157,7 +183,8 @@ def head_table(layout: LayerLayout, device: torch.device) -> torch.Tensor:
 
 def launch(
     qkv: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, partial: torch.Tensor, lse: torch.Tensor,
-    out: torch.Tensor, table: torch.Tensor, position: torch.Tensor, scale: float, *, overlap: bool = False,
+    out: torch.Tensor, table: torch.Tensor, position: torch.Tensor, scale: float, *,
+    turns: torch.Tensor | None = None, norm_eps: float | None = None, overlap: bool = False,
     tile: KeyTile | None = None,
 ) -> None:  # fmt: skip
     """Decode one position of every sequence and head.
@@ -172,16 +199,19 @@ def launch(
         table: from ``head_table``.
         position: one integer on the device, which no kernel right before may have written if launches overlap.
         scale: of the scores.
+        turns: rotary positions, float32 (2, more than the position, Dqk / 2) with rows side by side.
+        norm_eps: of a norm that divides each head's queries and keys by their root mean square before they turn.
         overlap: start before the kernel before has ended (compute capability 9.0 at least).
         tile: from ``key_tile`` by default.
     """
     batch, heads, splits, v = partial.shape
     qk = keys.shape[-1]
     tile = tile or key_tile(qk + v, keys.element_size(), batch * heads * splits)
-    arguments: tuple[Any, ...] = (qkv, keys, values, partial, lse, out, table, position, keys.shape[1], scale * LOG2E)
+    cosines, sines = (None, None) if turns is None else turns
+    arguments: tuple[Any, ...] = (qkv, keys, values, partial, lse, out, table, position, cosines, sines)
     decode_attention[(batch * heads * splits,)](
-        *arguments, HEADS=heads, SPLITS=splits, QK=qk, V=v, BN=tile.keys, STAGES=tile.stages, num_warps=tile.warps,
-        **overlapping(overlap),
+        *arguments, keys.shape[1], scale * LOG2E, HEADS=heads, SPLITS=splits, QK=qk, V=v, BN=tile.keys,
+        STAGES=tile.stages, EPS=norm_eps, num_warps=tile.warps, **overlapping(overlap),
     )  # fmt: skip
     if splits > 1:
         join(partial, lse, out, overlap=overlap)

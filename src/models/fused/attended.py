@@ -9,6 +9,7 @@ from torch import Tensor
 
 from src.attention import KeySet
 from src.attention.attend import Backend, attend, resolve_backend
+from src.models.fused.turned import Turned
 
 
 class Attended(Protocol):
@@ -21,19 +22,45 @@ class Attended(Protocol):
         """Gradient of the fused projection from that of ``out``, both (B, N, ...). Can be called once."""
 
 
-def attend_packed(qkv: Tensor, layer: tuple[KeySet, ...], widths: tuple[int, int, int], backend: Backend) -> Attended:
+def attend_packed(
+    qkv: Tensor,
+    layer: tuple[KeySet, ...],
+    widths: tuple[int, int, int],
+    backend: Backend,
+    table: Tensor | None = None,
+    qk_norm: bool = False,
+) -> Attended:
     """Attend straight from one fused projection.
 
     Args:
-        qkv: (B, N, sum(widths)): all heads' queries, all heads' keys, all heads' values.
+        qkv: (B, N, sum(widths)), contiguous: all heads' queries, all heads' keys, all heads' values; overwritten where
+            queries and keys are turned or normalised.
         layer: the key set of each head.
         widths: of queries, keys and values of all heads together.
         backend: see ``src.attention.attend``.
+        table: rotary positions, see ``src.models.rotary``, or None.
+        qk_norm: divide each head's queries and keys by their root mean square.
     """
+    turned = None
+    if table is not None or qk_norm:
+        turned = Turned(qkv, 2 * len(layer), widths[0] // len(layer), table, qk_norm)
     sparse = all(keys.name != "dense" for keys in layer)
     if sparse and resolve_backend(backend, layer, qkv.device) == "triton":
-        return _Kernels(qkv, layer, widths)
-    return _Recorded(qkv, layer, widths, backend)
+        attended: Attended = _Kernels(qkv, layer, widths)
+    else:
+        attended = _Recorded(qkv, layer, widths, backend)
+    return attended if turned is None else _OfTurned(turned, attended)
+
+
+class _OfTurned:
+    """Attention of queries and keys that were turned or normalised before."""
+
+    def __init__(self, turned: Turned, attended: Attended) -> None:
+        self.turned, self.attended = turned, attended
+        self.out = attended.out
+
+    def backward(self, d_out: Tensor) -> Tensor:
+        return self.turned.backward(self.attended.backward(d_out).contiguous())
 
 
 class _Kernels:

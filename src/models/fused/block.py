@@ -17,7 +17,8 @@ What the backward pass finds kept is the recompute policy's choice (u: one (B, N
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from src.models.block import Recompute
 from src.models.fused import activation, residual
 from src.models.fused.attended import Attended, attend_packed
 from src.models.fused.row_sums import RowSums
+from src.models.options import PAPER, BlockOptions
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Plan:
         backend: of attention.
         dropout: probability at the end of each branch; 0 in evaluation.
         recompute: see above.
+        options: norms, activation and the like.
     """
 
     layer: tuple[KeySet, ...]
@@ -48,6 +51,11 @@ class Plan:
     backend: Backend
     dropout: float
     recompute: Recompute
+    options: BlockOptions = PAPER
+
+    def norm(self, weight: Tensor | None, bias: Tensor | None) -> residual.Norm:
+        """One of the block's norms."""
+        return residual.Norm(weight, bias, self.options.norm == "rms")
 
     def drop(self, seed: Tensor | None, branch: int) -> residual.Drop | None:
         """Dropout at the end of attention (0) or of the feed-forward (1)."""
@@ -58,30 +66,32 @@ class Plan:
 class Weights:
     """A block's parameters in the order in which they are used; matrices are (out, in)."""
 
-    attention_norm: Tensor
-    attention_norm_bias: Tensor
+    attention_norm: Tensor | None
+    attention_norm_bias: Tensor | None
     project_in: Tensor
-    project_in_bias: Tensor
+    project_in_bias: Tensor | None
     project_out: Tensor
-    project_out_bias: Tensor
-    feed_forward_norm: Tensor
-    feed_forward_norm_bias: Tensor
+    project_out_bias: Tensor | None
+    feed_forward_norm: Tensor | None
+    feed_forward_norm_bias: Tensor | None
     expand: Tensor
-    expand_bias: Tensor
+    expand_bias: Tensor | None
     contract: Tensor
-    contract_bias: Tensor
+    contract_bias: Tensor | None
 
     @classmethod
-    def cast(cls, parameters: tuple[Tensor, ...], dtype: torch.dtype) -> Weights:
+    def cast(cls, parameters: Sequence[Tensor | None], dtype: torch.dtype) -> Weights:
         """Copy what matrix products take to ``dtype``, in one launch; norms stay as they are."""
-        norms = (0, 1, 6, 7)
-        products = [p for place, p in enumerate(parameters) if place not in norms]
-        if any(p.dtype != dtype for p in products):
-            copies = [torch.empty_like(p, dtype=dtype) for p in products]
-            torch._foreach_copy_(copies, products)
+        given = dict(zip(NAMES, parameters, strict=True))
+        products = {name: p for name, p in given.items() if p is not None and "norm" not in name}
+        if any(p.dtype != dtype for p in products.values()):
+            copies = {name: torch.empty_like(p, dtype=dtype) for name, p in products.items()}
+            torch._foreach_copy_(list(copies.values()), list(products.values()))
             products = copies
-        left = iter(products)
-        return cls(*(p if place in norms else next(left) for place, p in enumerate(parameters)))
+        return cls(**(given | products))  # type: ignore[arg-type]
+
+
+NAMES = tuple(field.name for field in fields(Weights))
 
 
 @dataclass(frozen=True)
@@ -106,17 +116,19 @@ class Kept:
 
 class _Block(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, seed: Tensor | None, plan: Plan, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, seed: Tensor | None, table: Tensor | None, plan: Plan, *parameters: Tensor | None
+    ) -> Tensor:
         weights = Weights.cast(parameters, hidden.dtype)
         drops = plan.drop(seed, 0), plan.drop(seed, 1)
-        kept = _complete(Kept(hidden), plan, weights, drops[0])
+        kept = _complete(Kept(hidden), plan, weights, table, drops[0])
         assert kept.inner is not None and kept.middle is not None
-        branch = torch.addmm(weights.contract_bias, activation.activate(kept.inner), weights.contract.t())
+        active = activation.activate(kept.inner, plan.options.activation)
+        branch = _product(active, weights.contract, weights.contract_bias)
         result = residual.add(kept.middle, branch, drops[1]).view(hidden.shape)
         ctx.save_for_backward(*parameters)
         ctx.weights = None if plan.recompute == "block" else weights
-        ctx.plan, ctx.drops, ctx.kept = plan, drops, kept.by(plan.recompute)
-        ctx.types = [p.dtype for p in parameters]
+        ctx.plan, ctx.drops, ctx.kept, ctx.table = plan, drops, kept.by(plan.recompute), table
         return result
 
     @staticmethod
@@ -124,18 +136,23 @@ class _Block(torch.autograd.Function):
     def backward(ctx: Any, d_result: Tensor) -> tuple[Tensor | None, ...]:
         plan, drops = ctx.plan, ctx.drops
         weights = ctx.weights or Weights.cast(ctx.saved_tensors, ctx.kept.hidden.dtype)
-        kept = _complete(ctx.kept, plan, weights, drops[0])
+        kept = _complete(ctx.kept, plan, weights, ctx.table, drops[0])
         ctx.kept = ctx.weights = None  # what is no longer needed is free before the next block's turn
-        d_hidden, gradients = _backward(kept, d_result.contiguous(), weights, drops, ctx.types)
-        return (d_hidden, None, None, *gradients)
+        types = {name: p.dtype for name, p in zip(NAMES, ctx.saved_tensors, strict=True) if p is not None}
+        d_hidden, found = _backward(kept, d_result.contiguous(), weights, plan, drops, types)
+        gradients = (found[name].to(types[name]) if name in types else None for name in NAMES)
+        return (d_hidden, None, None, None, *gradients)
 
 
-def fused_block(hidden: Tensor, seed: Tensor | None, plan: Plan, parameters: tuple[Tensor, ...]) -> Tensor:
+def fused_block(
+    hidden: Tensor, seed: Tensor | None, table: Tensor | None, plan: Plan, parameters: Sequence[Tensor | None]
+) -> Tensor:
     """Add both branches of a block to the residual stream (equations 9 to 14).
 
     Args:
         hidden: (B, N, width), contiguous; under autocast it is cast to autocast's type.
         seed: (1,) int64 on the device, the seed of dropout; it must stay as it is until the backward pass.
+        table: rotary positions, float32 (2, N, d_head / 2), or None.
         plan: what is computed.
         parameters: as in ``Weights``.
 
@@ -146,72 +163,80 @@ def fused_block(hidden: Tensor, seed: Tensor | None, plan: Plan, parameters: tup
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        result: Tensor = _Block.apply(hidden.contiguous(), seed, plan, *parameters)
+        result: Tensor = _Block.apply(hidden.contiguous(), seed, table, plan, *parameters)
     return result
 
 
-def _complete(kept: Kept, plan: Plan, w: Weights, drop: residual.Drop | None) -> Kept:
+def _complete(kept: Kept, plan: Plan, w: Weights, table: Tensor | None, drop: residual.Drop | None) -> Kept:
     """Compute what is missing of a block's activations, up to the feed-forward's inner products."""
     rows = kept.hidden.flatten(0, -2)
     normed, attended, middle, middle_normed, inner = (
         kept.normed, kept.attended, kept.middle, kept.middle_normed, kept.inner,
     )  # fmt: skip
     if normed is None:
-        normed = residual.norm(rows, w.attention_norm, w.attention_norm_bias)
+        normed = residual.norm(rows, plan.norm(w.attention_norm, w.attention_norm_bias))
     if attended is None:
-        qkv = torch.addmm(w.project_in_bias, normed, w.project_in.t())
-        attended = attend_packed(qkv.view(*kept.hidden.shape[:-1], -1), plan.layer, plan.widths, plan.backend)
+        qkv = _product(normed, w.project_in, w.project_in_bias).view(*kept.hidden.shape[:-1], -1)
+        attended = attend_packed(qkv, plan.layer, plan.widths, plan.backend, table, plan.options.qk_norm)
+    norm = plan.norm(w.feed_forward_norm, w.feed_forward_norm_bias)
     if middle is None:
-        branch = torch.addmm(w.project_out_bias, attended.out.flatten(0, -2), w.project_out.t())
-        middle, middle_normed = residual.add_norm(rows, branch, w.feed_forward_norm, w.feed_forward_norm_bias, drop)
+        branch = _product(attended.out.flatten(0, -2), w.project_out, w.project_out_bias)
+        middle, middle_normed = residual.add_norm(rows, branch, norm, drop)
     if middle_normed is None:
-        middle_normed = residual.norm(middle, w.feed_forward_norm, w.feed_forward_norm_bias)
+        middle_normed = residual.norm(middle, norm)
     if inner is None:
-        inner = torch.addmm(w.expand_bias, middle_normed, w.expand.t())
+        inner = _product(middle_normed, w.expand, w.expand_bias)
     return Kept(kept.hidden, normed, attended, middle, middle_normed, inner)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b of (R, in) with (out, in) and (out,)."""
+    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
 
 
 def _backward(
     kept: Kept,
     d_result: Tensor,
     w: Weights,
+    plan: Plan,
     drops: tuple[residual.Drop | None, residual.Drop | None],
-    types: list[torch.dtype],
-) -> tuple[Tensor, list[Tensor]]:
-    """The gradient of the block's input, and of its parameters in the order of ``Weights``."""
+    types: dict[str, torch.dtype],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The gradient of the block's input, and of its parameters by name; ``types`` are those of the parameters."""
     rows, d_rows = kept.hidden.flatten(0, -2), d_result.flatten(0, -2)
     normed, attended, middle = kept.normed, kept.attended, kept.middle
     middle_normed, inner = kept.middle_normed, kept.inner
     del kept
     assert normed is not None and attended is not None and middle is not None
     assert middle_normed is not None and inner is not None
-    width, inner_width, in_width = rows.shape[1], inner.shape[1], w.project_in.shape[0]
-    sums = RowSums(len(rows), 6 * width + inner_width + in_width, rows.device)
+    vectors = (getattr(w, name) for name in NAMES)
+    sums = RowSums(len(rows), sum(len(v) for v in vectors if v is not None and v.dim() == 1), rows.device)
+    found: dict[str, Tensor] = {}
 
-    _, d_branch = residual.backward(d_rows, sums, drops[1], branch=True)
-    d_inner, active = activation.activate_backward(d_branch @ w.contract, inner, sums)
-    d_contract = _outer(d_branch, active, types[10])
+    def bias(name: str) -> str | None:
+        return None if getattr(w, name) is None else name
+
+    _, d_branch = residual.backward(d_rows, sums, drops[1], bias=bias("contract_bias"))
+    d_inner = d_branch @ w.contract
+    d_inner, active = activation.activate_backward(d_inner, inner, sums, bias("expand_bias"), plan.options.activation)
+    found["contract"] = _outer(d_branch, active, types["contract"])
     del inner, active
-    d_expand = _outer(d_inner, middle_normed, types[8])
-    normed_middle = (d_inner @ w.expand, middle, w.feed_forward_norm)
+    found["expand"] = _outer(d_inner, middle_normed, types["expand"])
+    norm = plan.norm(w.feed_forward_norm, w.feed_forward_norm_bias)
+    back = residual.Normed(d_inner @ w.expand, middle, norm, ("feed_forward_norm", "feed_forward_norm_bias"))
     del d_inner, middle_normed
-    d_middle, d_branch = residual.backward(d_rows, sums, drops[0], normed=normed_middle, branch=True)
-    del normed_middle, middle
-    d_out = _outer(d_branch, attended.out.flatten(0, -2), types[4])
+    d_middle, d_branch = residual.backward(d_rows, sums, drops[0], normed=back, bias=bias("project_out_bias"))
+    del back, middle
+    found["project_out"] = _outer(d_branch, attended.out.flatten(0, -2), types["project_out"])
     d_qkv = attended.backward((d_branch @ w.project_out).view(*d_result.shape[:-1], -1)).flatten(0, -2)
     del attended
-    activation.sum_rows(d_qkv, sums)
-    d_in = _outer(d_qkv, normed, types[2])
-    normed_input = (d_qkv @ w.project_in, rows, w.attention_norm)
-    d_hidden, _ = residual.backward(d_middle, sums, normed=normed_input)
-
-    parts = sums.joined().split([width, inner_width, width, width, width, in_width, width, width])
-    d_contract_bias, d_expand_bias, d_norm2, d_norm2_bias, d_out_bias, d_in_bias, d_norm1, d_norm1_bias = parts
-    gradients = (
-        d_norm1, d_norm1_bias, d_in, d_in_bias, d_out, d_out_bias,
-        d_norm2, d_norm2_bias, d_expand, d_expand_bias, d_contract, d_contract_bias,
-    )  # fmt: skip
-    return d_hidden.view(d_result.shape), [g.to(dtype) for g, dtype in zip(gradients, types, strict=True)]
+    if w.project_in_bias is not None:
+        activation.sum_rows(d_qkv, sums, "project_in_bias")
+    found["project_in"] = _outer(d_qkv, normed, types["project_in"])
+    norm = plan.norm(w.attention_norm, w.attention_norm_bias)
+    back = residual.Normed(d_qkv @ w.project_in, rows, norm, ("attention_norm", "attention_norm_bias"))
+    d_hidden, _ = residual.backward(d_middle, sums, normed=back)
+    return d_hidden.view(d_result.shape), found | sums.joined()
 
 
 def _outer(d_out: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Residual addition, dropout and layer norm as one kernel each way: every number goes through memory once.
+"""Residual addition, dropout and norm as one kernel each way: every number goes through memory once.
 
 A row is one position of one sequence; rows are (R, width), contiguous. Sums and statistics are float32 whatever the
 type of the rows. Dropout draws its mask from Philox by (seed, place), so the backward pass draws it again instead of
@@ -17,8 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 from src.models.fused.row_sums import RowSums
+from src.models.options import EPS
 
-EPS = 1e-5  # of torch.nn.LayerNorm
 ELEMENTS = 4096  # numbers of a tile
 BACKWARD_ELEMENTS, WARPS, STAGES = 2048, 2, 3  # of the backward kernel: its loop keeps loads in flight
 
@@ -29,6 +29,14 @@ class Drop(NamedTuple):
     seed: Tensor
     branch: int
     p: float
+
+
+class Norm(NamedTuple):
+    """Layer norm with its weight and bias (width,), each of which may be absent, or RMS norm without weights."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    rms: bool = False
 
 
 @triton.jit
@@ -44,8 +52,8 @@ def _dropped(x, seed, row, keep, R: tl.constexpr, W: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows", "keep"])
 def add_norm_forward(hidden, branch, weight, bias, total, normed, seed, branch_seed, rows, width, keep, eps,
-                     ADD: tl.constexpr, NORM: tl.constexpr, DROP: tl.constexpr, R: tl.constexpr,
-                     W: tl.constexpr):  # fmt: skip
+                     ADD: tl.constexpr, NORM: tl.constexpr, RMS: tl.constexpr, DROP: tl.constexpr,
+                     R: tl.constexpr, W: tl.constexpr):  # fmt: skip
     """total = hidden + dropout(branch) if ADD; normed = norm(total) if NORM."""
     row = tl.program_id(0) * R + tl.arange(0, R)
     col = tl.arange(0, W)
@@ -60,36 +68,39 @@ def add_norm_forward(hidden, branch, weight, bias, total, normed, seed, branch_s
         tl.store(total + at, kept, mask=inside)
         x = kept.to(tl.float32)  # the norm is of what is stored
     if NORM:
-        normal, _ = _normalized(x, inside, width, eps)
-        w = tl.load(weight + col, mask=col < width, other=0.0).to(tl.float32)
-        b = tl.load(bias + col, mask=col < width, other=0.0).to(tl.float32)
-        y = normal * w[None, :] + b[None, :]
+        y, _ = _normalized(x, inside, width, eps, RMS)
+        if weight is not None:
+            y = y * tl.load(weight + col, mask=col < width, other=0.0).to(tl.float32)[None, :]
+        if bias is not None:
+            y = y + tl.load(bias + col, mask=col < width, other=0.0).to(tl.float32)[None, :]
         tl.store(normed + at, y.to(normed.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _normalized(x, inside, width, eps):
-    """Rows of mean 0 and variance 1, and one over their deviation."""
-    mean = tl.sum(x, 1) / width
-    centred = tl.where(inside, x - mean[:, None], 0.0)
-    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / width + eps)
-    return centred * rstd[:, None], rstd
+def _normalized(x, inside, width, eps, RMS: tl.constexpr):
+    """Rows of mean 0 (unless RMS) and mean square 1, and what they were multiplied by."""
+    if not RMS:
+        x = tl.where(inside, x - (tl.sum(x, 1) / width)[:, None], 0.0)
+    square = tl.sum(x * x, 1) / width + eps
+    rstd = tl.rsqrt(square) if RMS else 1.0 / tl.sqrt(square)  # the division would spill registers before sm_90
+    return x * rstd[:, None], rstd
 
 
 @triton.jit(do_not_specialize=["rows", "keep", "per"])
 def add_norm_backward(d_total, d_normed, total, weight, d_hidden, d_branch, sums, seed, branch_seed, rows, width, keep,
-                      eps, per, sums_stride, ADD: tl.constexpr, NORM: tl.constexpr, DROP: tl.constexpr,
-                      R: tl.constexpr, W: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+                      eps, per, sums_stride, NORM: tl.constexpr, RMS: tl.constexpr, DROP: tl.constexpr,
+                      BIAS: tl.constexpr, SUM: tl.constexpr, R: tl.constexpr, W: tl.constexpr,
+                      STAGES: tl.constexpr):  # fmt: skip
     """Gradients of ``add_norm_forward``: of hidden, of the branch, and a program's share of sums over rows: those
-    of the norm's weight and bias, and of the branch, which is the bias of the product that made it."""
+    of the norm's weight and bias (BIAS), and of the branch (SUM), which is the bias of the product that made it."""
     program = tl.program_id(0)
     col = tl.arange(0, W)
     d_weight = tl.zeros((R, W), tl.float32)
     d_bias = tl.zeros((R, W), tl.float32)
     d_sum = tl.zeros((R, W), tl.float32)
-    w = tl.zeros((W,), tl.float32)
-    if NORM:
-        w += tl.load(weight + col, mask=col < width, other=0.0).to(tl.float32)
+    w = tl.full((W,), 1.0, tl.float32)
+    if weight is not None:
+        w = tl.load(weight + col, mask=col < width, other=0.0).to(tl.float32)
     for step in tl.range(per, num_stages=STAGES):
         row = (program * per + step) * R + tl.arange(0, R)
         inside = (row < rows)[:, None] & (col < width)[None, :]
@@ -98,89 +109,104 @@ def add_norm_backward(d_total, d_normed, total, weight, d_hidden, d_branch, sums
         if NORM:
             x = tl.load(total + at, mask=inside, other=0.0).to(tl.float32)
             dy = tl.load(d_normed + at, mask=inside, other=0.0).to(tl.float32)
-            normal, rstd = _normalized(x, inside, width, eps)
-            d_weight += dy * normal
-            d_bias += dy
+            normal, rstd = _normalized(x, inside, width, eps, RMS)
+            if weight is not None:
+                d_weight += dy * normal
+            if BIAS:
+                d_bias += dy
             g = dy * w[None, :]
-            d += (g - tl.sum(g, 1)[:, None] / width - normal * (tl.sum(g * normal, 1)[:, None] / width)) * rstd[:, None]
+            if RMS:
+                d += (g - normal * (tl.sum(g * normal, 1)[:, None] / width)) * rstd[:, None]
+            else:  # in one expression: in two it spills registers on sm_80
+                mean = tl.sum(g, 1)[:, None] / width
+                d += (g - mean - normal * (tl.sum(g * normal, 1)[:, None] / width)) * rstd[:, None]
             d = tl.where(inside, d, 0.0)
             stored = d.to(d_hidden.dtype.element_ty)
             tl.store(d_hidden + at, stored, mask=inside)
             d = stored.to(tl.float32)
-        if ADD:
-            if DROP:
-                d = _dropped(d, tl.load(seed) + branch_seed, row, keep, R, W)
-                tl.store(d_branch + at, d.to(d_branch.dtype.element_ty), mask=inside)
+        if DROP:
+            d = _dropped(d, tl.load(seed) + branch_seed, row, keep, R, W)
+            tl.store(d_branch + at, d.to(d_branch.dtype.element_ty), mask=inside)
+        if SUM:
             d_sum += d
     place = sums + program * sums_stride + col
-    if NORM:
+    if weight is not None:
         tl.store(place, tl.sum(d_weight, 0), mask=col < width)
-        tl.store(place + width, tl.sum(d_bias, 0), mask=col < width)
-        place += 2 * width
-    if ADD:
+        place += width
+    if BIAS:
+        tl.store(place, tl.sum(d_bias, 0), mask=col < width)
+        place += width
+    if SUM:
         tl.store(place, tl.sum(d_sum, 0), mask=col < width)
 
 
-def norm(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Layer norm of each row of ``hidden`` (R, width), in its dtype; weight and bias are (width,)."""
-    return _forward(hidden, None, weight, bias, None)[1]
+def norm(hidden: Tensor, norm: Norm) -> Tensor:
+    """Norm of each row of ``hidden`` (R, width), in its dtype."""
+    return _forward(hidden, None, norm, None)[1]
 
 
 def add(hidden: Tensor, branch: Tensor, drop: Drop | None) -> Tensor:
     """hidden + dropout(branch), both (R, width)."""
-    return _forward(hidden, branch, None, None, drop)[0]
+    return _forward(hidden, branch, None, drop)[0]
 
 
-def add_norm(hidden: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, drop: Drop | None) -> tuple[Tensor, Tensor]:
-    """The sum hidden + dropout(branch) and its layer norm, both (R, width)."""
-    return _forward(hidden, branch, weight, bias, drop)
+def add_norm(hidden: Tensor, branch: Tensor, norm: Norm, drop: Drop | None) -> tuple[Tensor, Tensor]:
+    """The sum hidden + dropout(branch) and its norm, both (R, width)."""
+    return _forward(hidden, branch, norm, drop)
+
+
+class Normed(NamedTuple):
+    """A norm on the way back: the gradient of its result and what was normalized, both (R, width), the norm, and the
+    names of the gradients of its weight and bias among the sums over rows."""
+
+    d_normed: Tensor
+    total: Tensor
+    norm: Norm
+    names: tuple[str, str]
 
 
 def backward(
-    d_total: Tensor,
-    sums: RowSums,
-    drop: Drop | None = None,
-    *,
-    normed: tuple[Tensor, Tensor, Tensor] | None = None,
-    branch: bool = False,
+    d_total: Tensor, sums: RowSums, drop: Drop | None = None, *, normed: Normed | None = None, bias: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Backward of ``norm`` (give ``normed``), of ``add`` (``branch``) or of ``add_norm`` (both).
+    """Backward of ``norm`` (give ``normed``), of ``add`` or of ``add_norm`` (``normed``).
 
     Args:
         d_total: (R, width) gradient that reaches hidden, or the sum, past the norm.
-        sums: takes, in this order, the gradients of the norm's weight and bias (if ``normed``) and the sum over rows
-            of the branch's gradient (if ``branch``).
+        sums: takes the gradients of the norm's weight and bias where it has them, and the sum over rows of the branch's
+            gradient where ``bias`` names it.
         drop: of the branch.
-        normed: gradient of the norm's result (R, width), what was normalized (R, width), the norm's weight (width,).
-        branch: whether there is one.
+        normed: the norm.
+        bias: name of the bias of the product that made the branch, if it has one.
 
     Returns:
         The gradients of hidden and of the branch, (R, width).
     """
-    d_normed, total, weight = normed or (None, None, None)
+    if normed is None and drop is None and bias is None:
+        return d_total, d_total
+    d_normed, total, norm, names = normed or (None, None, Norm(None, None), ("", ""))
     rows, width = d_total.shape
     d_hidden = d_total if normed is None else torch.empty_like(d_total)
-    d_branch = torch.empty_like(d_total) if branch and drop is not None else d_hidden
+    d_branch = torch.empty_like(d_total) if drop is not None else d_hidden
     R, W = _tile(width, BACKWARD_ELEMENTS)
-    share = sums.take(width * (2 * (normed is not None) + branch))
+    wanted = {name: width for name, given in zip(names, norm[:2], strict=True) if given is not None}
+    share = sums.take(wanted | ({} if bias is None else {bias: width}))
     add_norm_backward[(sums.shares,)](
-        d_total, d_normed, total, weight, d_hidden, d_branch, share, *_arguments(drop, rows, width),
-        sums.tiles(R), share.stride(0), ADD=branch, NORM=normed is not None, DROP=drop is not None, R=R, W=W,
-        STAGES=STAGES, num_warps=WARPS,
+        d_total, d_normed, total, norm.weight, d_hidden, d_branch, share, *_arguments(drop, rows, width),
+        sums.tiles(R), share.stride(0), NORM=normed is not None, RMS=norm.rms, DROP=drop is not None,
+        BIAS=norm.bias is not None, SUM=bias is not None, R=R, W=W, STAGES=STAGES, num_warps=WARPS,
     )  # fmt: skip
     return d_hidden, d_branch
 
 
-def _forward(
-    hidden: Tensor, branch: Tensor | None, weight: Tensor | None, bias: Tensor | None, drop: Drop | None
-) -> tuple[Tensor, Tensor]:
+def _forward(hidden: Tensor, branch: Tensor | None, norm: Norm | None, drop: Drop | None) -> tuple[Tensor, Tensor]:
     rows, width = hidden.shape
     total = hidden if branch is None else torch.empty_like(hidden)
-    normed = total if weight is None else torch.empty_like(hidden)
+    normed = total if norm is None else torch.empty_like(hidden)
+    weight, bias, rms = norm or Norm(None, None)
     R, W = _tile(width)
     add_norm_forward[(triton.cdiv(rows, R),)](
         hidden, branch, weight, bias, total, normed, *_arguments(drop, rows, width),
-        ADD=branch is not None, NORM=weight is not None, DROP=drop is not None, R=R, W=W, num_warps=4,
+        ADD=branch is not None, NORM=norm is not None, RMS=rms, DROP=drop is not None, R=R, W=W, num_warps=4,
     )  # fmt: skip
     return total, normed
 

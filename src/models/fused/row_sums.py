@@ -42,21 +42,24 @@ class RowSums:
         if device.type == "cuda":
             self.shares = SHARES_PER_MULTIPROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
         self._partial = torch.empty(self.shares, width, dtype=torch.float32, device=device)
-        self._widths: list[int] = []
+        self._taken: dict[str, int] = {}
 
     def tiles(self, height: int) -> int:
         """Tiles of ``height`` rows that a share consists of."""
         return -(-self.rows // (height * self.shares))
 
-    def take(self, width: int) -> Tensor:
-        """Give the next kernel its columns (shares, width); it must write them all."""
-        start = sum(self._widths)
-        self._widths.append(width)
-        return self._partial[:, start : start + width]
+    def take(self, widths: dict[str, int]) -> Tensor:
+        """Give the next kernel the columns of its sums, side by side (shares, width); it must write them all."""
+        start = sum(self._taken.values())
+        self._taken |= widths
+        return self._partial[:, start : start + sum(widths.values())]
 
-    def joined(self) -> Tensor:
-        """All sums side by side, float32 (width,), in the order in which they were taken."""
+    def joined(self) -> dict[str, Tensor]:
+        """All sums by name, float32."""
         shares, width = self._partial.shape
         out = self._partial.new_empty(width)
-        join_shares[(triton.cdiv(width, COLUMNS),)](self._partial, out, shares, width, R=SHARES, C=COLUMNS, num_warps=4)
-        return out
+        if width:
+            join_shares[(triton.cdiv(width, COLUMNS),)](
+                self._partial, out, shares, width, R=SHARES, C=COLUMNS, num_warps=4
+            )
+        return dict(zip(self._taken, out.split(list(self._taken.values())), strict=True))

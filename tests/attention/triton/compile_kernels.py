@@ -66,19 +66,22 @@ def compile_case(
     return found
 
 
-def compile_decoding(pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: int) -> list[dict[str, Any]]:
+def compile_decoding(
+    pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: int, recipe: str = ""
+) -> list[dict[str, Any]]:
     """Compile every kernel of a decoding step for compute capability ``arch``: few sequences, more, and many; from 9.0
     on both with what such GPUs can and without."""
     from src.models.decoder import Decoder
     from src.models.decoder_tiles import LEAST, Gpu
     from src.models.graphed import GraphedDecoder
     from src.models.sparse_transformer import SparseTransformer
+    from tests.models.recipes import RECIPES
 
     heads = 8
-    model = SparseTransformer(
-        pattern=pattern, context=4096, depth=1, width=heads * v, heads=heads, half_size_qk=2 * qk == v
-    )
+    shape: dict[str, Any] = {"context": 4096, "depth": 1, "width": heads * v, "heads": heads}
     rows: list[dict[str, Any]] = []
+    shape |= {"half_size_qk": 2 * qk == v} | RECIPES.get(recipe, {})
+    model = SparseTransformer(pattern=pattern, **shape)
     for batch in (3, 16, 64):
         decoder = Decoder(model, batch, 4000, dtype, "torch")
         tokens = torch.zeros(batch, 4001, dtype=torch.int64)
@@ -92,9 +95,12 @@ def compile_decoding(pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v
 
 
 def compile_fused(pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: int) -> list[dict[str, Any]]:
-    """Compile every kernel of the fused residual block and loss, attention's own apart, forward and backward."""
+    """Compile every kernel of the fused residual block and loss, attention's own apart, forward and backward; the
+    paper's block and the modern one."""
     from src.models.fused.block import Plan, fused_block
     from src.models.fused.loss import cross_entropy
+    from src.models.rotary import rotary_table
+    from tests.models.recipes import MODERN
 
     heads, n = 4, 256
     width = heads * v
@@ -107,9 +113,29 @@ def compile_fused(pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: i
     with compiled_launches(arch) as found:
         for recompute in ("none", "block"):
             seed = torch.zeros(1, dtype=torch.int64)
-            fused_block(hidden, seed, replace(plan, recompute=recompute), parameters).sum().backward()
+            fused_block(hidden, seed, None, replace(plan, recompute=recompute), parameters).sum().backward()
+        matrices = [p if p.dim() == 2 else None for p in parameters]
+        table = rotary_table(10000.0, n, qk)
+        fused_block(hidden, seed, table, replace(plan, options=MODERN), matrices).sum().backward()
         logits = torch.zeros(n, 256, dtype=dtype, requires_grad=True)
         cross_entropy(logits, torch.zeros(n, dtype=torch.uint8)).sum().backward()
+    return found
+
+
+def compile_muon(arch: int) -> list[dict[str, Any]]:
+    """Compile what Muon does to single numbers, for wide and tall matrices, with a flag that holds it back."""
+    from src.optimizers import muon_kernels
+    from src.optimizers.matrices import split
+
+    group = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.95, "nesterov": True, "ns_steps": 5, "rows": None}
+    with compiled_launches(arch) as found:
+        for shape in ((512, 2048), (2048, 512)):
+            weight = torch.nn.Parameter(torch.zeros(shape))
+            weight.grad = torch.zeros(shape)
+            launches = list(muon_kernels.launches(list(split(weight, torch.zeros(shape), group))))
+            stack = torch.zeros(1, 512, 2048, dtype=torch.bfloat16)
+            muon_kernels.write(launches, stack, torch.zeros(()), None)
+            muon_kernels.apply(launches, stack, torch.zeros(()))
     return found
 
 
@@ -185,14 +211,19 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--qk", type=int, default=64, help="width of a query")
     parser.add_argument("--v", type=int, default=64, help="width of a value")
-    parser.add_argument("--of", choices=("attention", "decoding", "fused"), default="attention", help="which kernels")
+    parser.add_argument(
+        "--of", choices=("attention", "decoding", "fused", "muon"), default="attention", help="which kernels"
+    )
+    parser.add_argument("--recipe", default="", help="of decoding, of tests/models/recipes.py (default: the paper's)")
     parser.add_argument("--stored", action="store_true", help="stored configurations, not the safe ones")
     options = parser.parse_args()
     dtype, widths = getattr(torch, options.dtype), (options.qk, options.v)
     for arch in options.arch or [90]:
         for case in options.case or list(CASES):
             if options.of == "decoding":
-                rows = compile_decoding(CASES[case], arch, dtype, *widths)
+                rows = compile_decoding(CASES[case], arch, dtype, *widths, options.recipe)
+            elif options.of == "muon":
+                rows = compile_muon(arch)
             elif options.of == "fused":
                 rows = compile_fused(CASES[case], arch, dtype, *widths)
             else:

@@ -27,10 +27,11 @@ KERNELS = {
 }
 DECODING = {"embed_step", "step_vector", "step_linear", "decode_attention", "decode_join"}
 FUSED = {
-    "add_norm_forward", "add_norm_backward", "column_sums", "gelu_forward", "gelu_backward", "join_shares",
-    "nats_forward", "nats_backward",
+    "add_norm_forward", "add_norm_backward", "column_sums", "act_forward", "act_backward", "join_shares",
+    "nats_forward", "nats_backward", "turn_forward", "turn_backward",
 }  # fmt: skip
-KERNELS_OF = {"attention": KERNELS, "decoding": DECODING, "fused": FUSED}
+MUON = {"write_kernel", "apply_kernel"}
+KERNELS_OF = {"attention": KERNELS, "decoding": DECODING, "fused": FUSED, "muon": MUON}
 ARCHS = (80, 86, 89, 90)
 SMALLEST = 100 * 1024 - 1024  # shared memory a program may have on consumer Ampere and Ada cards
 LARGEST = 227 * 1024  # and on those of Hopper
@@ -70,6 +71,15 @@ def test_no_kernel_is_forgotten() -> None:
     """Every kernel that is launched anywhere in the project is among those that the tests here compile."""
     found = {row["function"] for part in KERNELS_OF for row in safe(part)}
     assert found == launched_kernels(ROOT / "src")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["modern", "rms with biases", "no biases"])
+@pytest.mark.parametrize("arch", [86, 90])
+def test_decoding_kernels_of_every_recipe_fit(arch: int, recipe: str) -> None:
+    rows = compiled("--of", "decoding", "--recipe", recipe, "--arch", str(arch), "--case", "fixed")
+    assert {row["kernel"] for row in rows} == DECODING
+    check(rows, spill=0)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from src.models.fused import activation, residual
 from src.models.fused.loss import cross_entropy
 from src.models.fused.row_sums import RowSums
 from src.models.language_model import Batch, LanguageModel
+from tests.models.recipes import RECIPES
 from tests.models.test_sparse_transformer import PATTERNS, small, trained
 
 POLICIES = ("none", "light", "block")
@@ -38,6 +39,18 @@ def test_model_equals_float64(pattern, recompute):
     model.load_state_dict(exact.state_dict())
     for found, wanted in zip(loss_and_gradients(model, x), loss_and_gradients(exact, x), strict=True):
         assert (found - wanted).norm() <= 2e-6 * wanted.norm()
+
+
+@pytest.mark.parametrize("recompute", POLICIES)
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_every_recipe_equals_float64(recipe, recompute):
+    x = torch.randint(256, (3, 37))
+    pattern = PATTERNS[list(RECIPES).index(recipe) % len(PATTERNS)]
+    exact = trained(small(pattern, block_backend="eager", **RECIPES[recipe])).double().train()
+    model = trained(small(pattern, block_backend="fused", recompute=recompute, **RECIPES[recipe])).train()
+    model.load_state_dict(exact.state_dict())
+    for found, wanted in zip(loss_and_gradients(model, x), loss_and_gradients(exact, x), strict=True):
+        assert (found - wanted).norm() <= 3e-6 * wanted.norm()
 
 
 @pytest.mark.parametrize("recompute", POLICIES[1:])
@@ -73,24 +86,25 @@ def test_gradient_passes_where_the_branch_passed():
     total = residual.add(hidden, branch, drop)
     sums = RowSums(37, 24, hidden.device)
     d_total = torch.randn(37, 24)
-    d_hidden, d_branch = residual.backward(d_total, sums, drop, branch=True)
+    d_hidden, d_branch = residual.backward(d_total, sums, drop, bias="bias")
     mask = (total - hidden) / branch
     assert torch.equal(d_hidden, d_total)
     torch.testing.assert_close(d_branch, d_total * mask, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(sums.joined(), d_branch.sum(0))
+    torch.testing.assert_close(sums.joined()["bias"], d_branch.sum(0))
 
 
-def test_activation_is_its_formula_and_its_derivative():
+@pytest.mark.parametrize("kind", ["gelu", "relu2"])
+def test_activation_is_its_formula_and_its_derivative(kind):
     x = torch.randn(50, 300) * 4
     exact = x.double().requires_grad_()
-    wanted = exact * torch.sigmoid(1.702 * exact)
+    wanted = exact * torch.sigmoid(1.702 * exact) if kind == "gelu" else exact.clamp(min=0) ** 2
     d_out = torch.randn(50, 300)
     (d_wanted,) = torch.autograd.grad(wanted, exact, d_out.double())
     sums = RowSums(50, 300, x.device)
-    d_x, again = activation.activate_backward(d_out.clone(), x, sums)
-    for found, right in ((activation.activate(x), wanted), (again, wanted), (d_x, d_wanted)):
+    d_x, again = activation.activate_backward(d_out.clone(), x, sums, "bias", kind)
+    for found, right in ((activation.activate(x, kind), wanted), (again, wanted), (d_x, d_wanted)):
         torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(sums.joined().double(), d_wanted.sum(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sums.joined()["bias"].double(), d_wanted.sum(0), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("target_dtype", [torch.uint8, torch.int64])
@@ -110,7 +124,7 @@ def test_norm_of_large_rows_keeps_its_accuracy():
     x = 1000 + torch.randn(5, 40)
     weight, bias = torch.randn(40), torch.randn(40)
     wanted = F.layer_norm(x.double(), (40,), weight.double(), bias.double())
-    torch.testing.assert_close(residual.norm(x, weight, bias).double(), wanted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(residual.norm(x, residual.Norm(weight, bias)).double(), wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_policies_keep_less_and_less():

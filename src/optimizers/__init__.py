@@ -1,0 +1,1 @@
+"""What trains the weights: optimizers, their groups of parameters and the schedule."""
