@@ -23,7 +23,10 @@ from src.precision import LossScaling, set_tf32
 from tests.runs import TINY, command, corpus
 
 STEPS, OVERFLOW = 8, 3
-OPTIMIZER = OptimizerSettings(learning_rate=0.01, schedule=Schedule(warmup_steps=2))
+OPTIMIZERS = {
+    name: OptimizerSettings(name=name, learning_rate=0.01, muon_learning_rate=0.01, schedule=Schedule(warmup_steps=2))
+    for name in ("adamw", "muon")
+}
 
 
 class Overflow(Callback):
@@ -46,18 +49,19 @@ class Overflow(Callback):
             pl_module.model.output.weight.grad[0, 0] = torch.inf
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        weight = pl_module.model.output.weight
         self.scales.append(trainer.precision_plugin.loss_scale())
-        self.weights.append(weight.detach().cpu().clone())
-        state = trainer.optimizers[0].state.get(weight, {})
-        self.moments.append(state["exp_avg"].cpu().clone() if "exp_avg" in state else torch.zeros(0))
+        both = pl_module.model.output.weight, pl_module.model.blocks[0].attention.project_out.weight
+        self.weights.append(torch.cat([weight.detach().cpu().flatten() for weight in both]))
+        states = [trainer.optimizers[0].state.get(weight, {}) for weight in both]
+        moments = [value for state in states for name, value in state.items() if name in ("exp_avg", "momentum_buffer")]
+        self.moments.append(torch.cat([moment.cpu().flatten() for moment in moments] or [torch.zeros(0)]))
 
 
-def fp16_run(folder: Path, device: str, overflow: Overflow, scaling: LossScaling) -> Trainer:
+def fp16_run(folder: Path, device: str, overflow: Overflow, scaling: LossScaling, optimizer: str) -> Trainer:
     """Train a tiny model for ``STEPS`` steps in fp16 with a fused, clipped optimizer."""
     torch.manual_seed(0)
     model = SparseTransformer(pattern=Pattern("fixed", 8, 2), context=64, depth=1, width=16, heads=2, backend="torch")
-    language_model = LanguageModel(model, max_steps=STEPS, optimizer=OPTIMIZER, fused=True)
+    language_model = LanguageModel(model, max_steps=STEPS, optimizer=OPTIMIZERS[optimizer], fused=True)
     data = BytesFile(corpus(folder), context=64, batch_size=4, seed=1)
     data.setup()
     trainer = Trainer(
@@ -80,12 +84,12 @@ def fp16_run(folder: Path, device: str, overflow: Overflow, scaling: LossScaling
     return trainer
 
 
-def check_one_overflow(folder: Path, device: str) -> None:
+def check_one_overflow(folder: Path, device: str, optimizer: str) -> None:
     """A step that overflows changes nothing but the scale; everything counted by steps goes on as if it had not."""
     plain, broken = Overflow(None), Overflow(OVERFLOW)
-    fp16_run(folder, device, plain, LossScaling(device))
+    fp16_run(folder, device, plain, LossScaling(device), optimizer)
     scaling = LossScaling(device)
-    trainer = fp16_run(folder, device, broken, scaling)
+    trainer = fp16_run(folder, device, broken, scaling, optimizer)
     assert trainer.global_step == STEPS
     assert int(trainer.lightning_module.guard.counts[StepGuard.SKIPPED]) == 1
     assert broken.scales == [2.0**16] * OVERFLOW + [2.0**15] * (STEPS - OVERFLOW)
@@ -96,29 +100,32 @@ def check_one_overflow(folder: Path, device: str) -> None:
     assert not torch.equal(plain.weights[OVERFLOW], plain.weights[OVERFLOW - 1])
     assert all(torch.equal(a, b) for a, b in zip(broken.seen, plain.seen, strict=True))
     assert broken.rates == plain.rates
-    assert broken.rates == [0.01 * OPTIMIZER.schedule.factor(step, STEPS) for step in range(STEPS)]
+    assert broken.rates == [0.01 * OPTIMIZERS[optimizer].schedule.factor(step, STEPS) for step in range(STEPS)]
     assert all(weight.isfinite().all() for weight in broken.weights)
 
 
-def check_real_overflow(folder: Path, device: str) -> None:
+def check_real_overflow(folder: Path, device: str, optimizer: str) -> None:
     """With a scale far too large fp16 gradients overflow by themselves, until the scale has come down."""
     steps = Overflow(None)
     scaling = LossScaling(device, initial_scale=2.0**21)
-    trainer = fp16_run(folder, device, steps, scaling)
-    before = [torch.zeros_like(steps.weights[0]), *steps.weights]  # the output matrix begins as zeros
-    skipped = [torch.equal(old, new) for old, new in zip(before, steps.weights, strict=False)]
+    trainer = fp16_run(folder, device, steps, scaling, optimizer)
+    outputs = [weights[: 256 * 16] for weights in steps.weights]
+    before = [torch.zeros_like(outputs[0]), *outputs]  # the output matrix begins as zeros
+    skipped = [torch.equal(old, new) for old, new in zip(before, outputs, strict=False)]
     assert int(trainer.lightning_module.guard.counts[StepGuard.SKIPPED]) == sum(skipped)
     assert skipped[0] and not skipped[-1]
     assert steps.scales == [2.0 ** (21 - sum(skipped[: step + 1])) for step in range(STEPS)]
     assert all(weight.isfinite().all() for weight in steps.weights)
 
 
-def test_overflow_skips_the_step_and_halves_the_scale(tmp_path):
-    check_one_overflow(tmp_path, "cpu")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_overflow_skips_the_step_and_halves_the_scale(tmp_path, optimizer):
+    check_one_overflow(tmp_path, "cpu", optimizer)
 
 
-def test_a_scale_that_is_too_large_comes_down(tmp_path):
-    check_real_overflow(tmp_path, "cpu")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_scale_that_is_too_large_comes_down(tmp_path, optimizer):
+    check_real_overflow(tmp_path, "cpu", optimizer)
 
 
 def test_the_scale_survives_a_checkpoint():

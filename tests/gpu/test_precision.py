@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 from src.job import train_run
 from src.run import Run
 from tests.runs import TINY, command, corpus, summary
-from tests.test_precision import check_one_overflow, check_real_overflow, composed
+from tests.test_precision import OPTIMIZERS, check_one_overflow, check_real_overflow, composed
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,12 +20,14 @@ pytestmark = [
 ]
 
 
-def test_overflow_skips_the_step_and_halves_the_scale(tmp_path):
-    check_one_overflow(tmp_path, "cuda")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_overflow_skips_the_step_and_halves_the_scale(tmp_path, optimizer):
+    check_one_overflow(tmp_path, "cuda", optimizer)
 
 
-def test_a_scale_that_is_too_large_comes_down(tmp_path):
-    check_real_overflow(tmp_path, "cuda")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_scale_that_is_too_large_comes_down(tmp_path, optimizer):
+    check_real_overflow(tmp_path, "cuda", optimizer)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
