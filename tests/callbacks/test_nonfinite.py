@@ -149,14 +149,14 @@ def test_single_ones_do_not_end_a_run_but_are_said(tmp_path, caplog):
 
 
 def test_an_overflow_while_fp16_looks_for_its_scale_is_no_trouble(tmp_path):
-    trainer = fp16_run(tmp_path, "cpu", Overflow(None), LossScaling("cpu", initial_scale=2.0**21))
+    trainer = fp16_run(tmp_path, "cpu", Overflow(None), LossScaling("cpu", initial_scale=2.0**21), "adamw")
     row, longest, skipped = trainer.lightning_module.guard.counts.tolist()
     assert (row, longest) == (0, 0)
     assert skipped > 0
 
 
 def test_an_overflow_at_the_smallest_scale_is_trouble(tmp_path):
-    trainer = fp16_run(tmp_path, "cpu", Overflow(3), LossScaling("cpu", initial_scale=1.0))
+    trainer = fp16_run(tmp_path, "cpu", Overflow(3), LossScaling("cpu", initial_scale=1.0), "muon")
     assert trainer.lightning_module.guard.counts.tolist() == [0, 1, 1]
 
 

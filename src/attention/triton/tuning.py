@@ -86,7 +86,10 @@ def _find(kernel: str, gpu: str, itemsize: int, qk: int, v: int, stride: int, ro
 
 @cache
 def _table() -> dict[str, dict[str, list[int]]]:
-    return json.loads(TABLE.read_text()) if TABLE.exists() else {}
+    try:
+        return json.loads(TABLE.read_text())
+    except OSError as error:  # without it every kernel would run in slow safe tiles
+        raise RuntimeError(f"{TABLE} cannot be read ({error.strerror}): install the package again") from error
 
 
 def capability(device: torch.device) -> str:
