@@ -41,3 +41,12 @@ def test_a_mistake_would_be_seen(data, tmp_path, mistake):
     """The tolerance is no wider than it must be: a slightly different model or schedule is far outside of it."""
     found = losses("enwik8", data, tmp_path, mistake)
     assert greatest_difference(found, stored("enwik8")) > 5 * TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    ["model.rotary=5000", "optimizer.muon_learning_rate=0.0102", "optimizer.decay_share=0.5", "model.qk_norm=false"],
+)
+def test_a_mistake_in_the_modern_recipe_would_be_seen(data, tmp_path, mistake):
+    found = losses("text_short", data, tmp_path, mistake)
+    assert greatest_difference(found, stored("text_short")) > 5 * TOLERANCE

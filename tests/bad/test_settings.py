@@ -43,6 +43,8 @@ TABLE = {
     "zero": train("model.depth=0", "model.depth must be at least 1, found 0"),
     "negative": train("data.workers=-1", "data.workers must be at least 0, found -1"),
     "one for a share": train("model.dropout=1", "model.dropout must be below 1, found 1.0"),
+    "more than a whole share": train("optimizer.decay_share=2", "optimizer.decay_share must be at most 1, found 2.0"),
+    "unknown recipe": train("recipe=old", "recipe=old is no choice of conf/recipe/: allowed are modern, paper"),
     "not a number": train("model.dropout=nan", "model.dropout must be at least 0, found nan"),
     "infinite": train("optimizer.learning_rate=inf", "optimizer.learning_rate must be finite, found inf"),
     "seed too large": train("seed=2147483648", "seed must be below 2147483648, found"),
@@ -50,6 +52,9 @@ TABLE = {
     "name too long": train(f"name={'x' * 300}", "name must have at most 200 characters, found 300"),
     # keys together
     "summary beyond the stride": train("attention.summary=200", r"attention.summary must divide stride \(16\)"),
+    "heads too narrow to turn": train(
+        "model.heads=128", "model.rotary needs an even width of a head's queries and keys, found 1: change model.heads"
+    ),
     "heads beside the width": train("model.heads=7", r"model.heads must divide model.width \(128\), found 7"),
     "one head for two sets": train("attention.mode=multihead model.heads=1", "model.heads must be at least 2"),
     "micro-batch beside the batch": train("data.micro_batch=3", "data.micro_batch must divide the 8 sequences"),
