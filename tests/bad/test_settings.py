@@ -51,7 +51,7 @@ TABLE = {
     "name of a path": train("name=a/b", "name must be made of letters, digits, .*found 'a/b'"),
     "name too long": train(f"name={'x' * 300}", "name must have at most 200 characters, found 300"),
     # keys together
-    "summary beyond the stride": train("attention.summary=200", r"attention.summary must divide stride \(16\)"),
+    "summary beyond the stride": train("attention.summary=200", r"attention.summary must divide stride \(32\)"),
     "heads too narrow to turn": train(
         "model.heads=128", "model.rotary needs an even width of a head's queries and keys, found 1: change model.heads"
     ),
