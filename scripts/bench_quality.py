@@ -24,11 +24,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.quality_queue import Bench, read
-from scripts.quality_rows import OWN_KEYS, RATES, Result, Row, put_into, report, rows
+from scripts.quality_rows import OWN_KEYS, RATES, Result, Row, report, rows
 from scripts.study import composed
 from scripts.table2 import OWN, kinds, overrides
-from src.atomic import written_whole
 from src.errors import UserError, exit_code
+from src.reporting.markdown import write_into
 from src.sweep.launcher import check_count, checked_minutes
 
 PROGRAM = "python -m scripts.bench_quality"
@@ -143,17 +143,7 @@ def write(results: Sequence[Result], output: Path | None) -> None:
     print("\n".join(line for line in block.splitlines() if line.startswith(("## ", "> ", "| ", "- "))), flush=True)
     if output is None:
         return
-    try:
-        folder = output.with_suffix("")
-        folder.mkdir(parents=True, exist_ok=True)
-        before = output.read_text() if output.is_file() else ""
-        for path, content in {folder / name: content for name, content in drawings.items()}.items():
-            with written_whole(path) as file:
-                file.write(content)
-        with written_whole(output) as file:
-            file.write(put_into(before, block).encode())
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}") from error
+    write_into(output, block, drawings)
     print(output)
 
 

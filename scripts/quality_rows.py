@@ -112,14 +112,6 @@ def report(results: Sequence[Result], folder: str) -> tuple[str, Mapping[str, by
     return "\n\n".join([*parts, END]) + "\n", files.content
 
 
-def put_into(text: str, block: str) -> str:
-    """Replace the part of a document that ``report`` wrote before; a document without one ends with it."""
-    before, mark, rest = text.partition(BEGIN)
-    if not mark:
-        return f"{text.rstrip()}\n\n{block}" if text.strip() else block
-    return f"{before}{block.rstrip()}{rest.partition(END)[2]}"
-
-
 def grouped(results: Sequence[Result]) -> list[list[Result]]:
     """Put together what may stand in one table: the same data, minutes and card.
 

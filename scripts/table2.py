@@ -200,25 +200,14 @@ def write(folders: Sequence[Path], output: Path, trained: bool) -> None:
     Raises:
         UserError: a file cannot be written.
     """
-    from src.atomic import written_whole
-    from src.reporting.results import put_into, results
+    from src.reporting.markdown import write_into
+    from src.reporting.results import results
 
     runs = [run for folder in folders for run in study.run_folders(folder)]
     if not runs and trained:
         return
     block, drawings = results(runs, output.with_suffix("").name)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        before = output.read_text() if output.is_file() else ""
-        if drawings:
-            output.with_suffix("").mkdir(exist_ok=True)
-        for name, content in {f"{output.stem}/{name}": content for name, content in drawings.items()}.items():
-            with written_whole(output.parent / name) as file:
-                file.write(content)
-        with written_whole(output) as file:
-            file.write(put_into(before, block).encode())
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}") from error
+    write_into(output, block, drawings)
     print(output)
 
 

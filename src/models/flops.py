@@ -82,8 +82,8 @@ def training_flops(
     """
     qk_width = width // 2 if half_size_qk else width
     inner = (2 if half_size_ff else 4) * width
-    block = width * (2 * qk_width + width) + width * width + 2 * width * inner
     matrices = [(qk_width, width)] * 2 + [(width, width)] * 2 + [(inner, width), (width, inner)]
+    block = sum(rows * columns for rows, columns in matrices)
     pair = 6 * sequences * (qk_width + width) // heads
     return TrainingFlops(
         products=6 * sequences * context * (depth * block + width * vocabulary),

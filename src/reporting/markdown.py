@@ -6,8 +6,11 @@ import html
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import quote
 
+from src.atomic import written_whole
+from src.errors import UserError
 from src.reporting.charts import WIDE, Bars, Lines, Palette
 from src.reporting.content import Report
 from src.reporting.draw import OF_CURVES
@@ -105,3 +108,33 @@ def standalone(drawing: str) -> str:
     background = '<rect width="100%" height="100%" fill="var(--paper)"/>'
     paper = ".chart { --paper: #fff; } @media (prefers-color-scheme: dark) { .chart { --paper: #1c2026; } }"
     return f"{begin}><style>{CHART_STYLE.read_text()}{paper}</style>{background}{end}\n"
+
+
+def put_into(text: str, block: str) -> str:
+    """Replace the part of a document that stands between the first and the last line of ``block``, which are marks; a
+    document without them ends with the block."""
+    begin, *_, end = block.strip().splitlines()
+    before, mark, rest = text.partition(begin)
+    if not mark:
+        return f"{text.rstrip()}\n\n{block}" if text.strip() else block
+    return f"{before}{block.rstrip()}{rest.partition(end)[2]}"
+
+
+def write_into(output: Path, block: str, drawings: Mapping[str, bytes]) -> None:
+    """Put a block into the document ``output``, new or there before, and its drawings into a folder of its name.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        before = output.read_text() if output.is_file() else ""
+        if drawings:
+            output.with_suffix("").mkdir(exist_ok=True)
+        for name, content in drawings.items():
+            with written_whole(output.with_suffix("") / name) as file:
+                file.write(content)
+        with written_whole(output) as file:
+            file.write(put_into(before, block).encode())
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror}") from error

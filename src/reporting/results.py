@@ -46,15 +46,6 @@ def results(folders: Sequence[Path], pictures: str) -> tuple[str, Mapping[str, b
     return "\n\n".join(filter(None, [*parts, END])) + "\n", files.content
 
 
-def put_into(text: str, block: str) -> str:
-    """Replace the part of a document that ``results`` wrote before; a document without one ends with it."""
-    before, mark, rest = text.partition(BEGIN)
-    if not mark:
-        return f"{text.rstrip()}\n\n{block}" if text.strip() else block
-    _, _, after = rest.partition(END)
-    return f"{before}{block.rstrip()}{after}"
-
-
 def section(study: Study, files: Files) -> list[str]:
     """Write what there is on text, or on pictures."""
     title = study.kind.capitalize()

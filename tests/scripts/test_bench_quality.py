@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from scripts import bench_quality, quality_models, quality_queue, quality_run
-from scripts.quality_rows import BEGIN, END, identity, put_into, report, rows
+from scripts.quality_rows import BEGIN, END, identity, report, rows
 from scripts.study import composed
+from src.reporting.markdown import put_into
 from src.sweep.runner import TIME_UP
 from tests.runs import corpus
 

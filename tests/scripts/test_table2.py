@@ -7,7 +7,8 @@ import pytest
 from scripts import table2
 from scripts.study import pack, run_folders
 from src.cli import CONF
-from src.reporting.results import BEGIN, END, put_into, results
+from src.reporting.markdown import put_into
+from src.reporting.results import BEGIN, END, results
 from src.run import Run
 from src.sweep.runner import TIME_UP, Runner
 from tests.in_process import train
