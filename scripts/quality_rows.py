@@ -76,7 +76,7 @@ def rows(kind: str, rates: Sequence[float] = RATES) -> list[Row]:
         peer(", context 12,288", whole),
         ours("dense", modern + SHORT, short, ", context 1,024"),
         *patterns,
-        ours("fixed", paper, old, ", paper's recipe"),
+        ours("fixed", (*paper, "model.heads=8"), old, ", paper's recipe"),
     ]
 
 

@@ -47,7 +47,7 @@ class ModelConfig:
     row: int = _at_least(1)
     position_embeddings: str = _one_of("always", "images", "never")
     rotary: float | None = _at_least(1)
-    qk_norm: bool
+    qk_norm: float | None = _at_least(0.001)
     norm: str = _one_of("layer", "rms")
     bias: bool
     activation: str = _one_of("gelu", "relu2")

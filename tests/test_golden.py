@@ -45,7 +45,7 @@ def test_a_mistake_would_be_seen(data, tmp_path, mistake):
 
 @pytest.mark.parametrize(
     "mistake",
-    ["model.rotary=5000", "optimizer.muon_learning_rate=0.0102", "optimizer.decay_share=0.5", "model.qk_norm=false"],
+    ["model.rotary=5000", "optimizer.muon_learning_rate=0.0204", "optimizer.decay_share=0.5", "model.qk_norm=null"],
 )
 def test_a_mistake_in_the_modern_recipe_would_be_seen(data, tmp_path, mistake):
     found = losses("text_short", data, tmp_path, mistake)

@@ -57,7 +57,7 @@ class SparseAttention(nn.Module):
         layer: tuple[KeySet, ...],
         backend: Backend,
         bias: bool = True,
-        qk_norm: bool = False,
+        qk_norm: float | None = None,
     ) -> None:
         super().__init__()
         self.layer = layer

@@ -42,7 +42,7 @@ class Weights:
         self.layer = parts.attention.layer
         self.widths: tuple[int, int, int] = parts.attention.widths
         self.backend = parts.attention.backend
-        self.qk_norm: bool = parts.attention.qk_norm
+        self.qk_norm: float | None = parts.attention.qk_norm
         self.activation: Activation = parts.feed_forward.activation
         self.attention_norm = _norm(parts.attention_norm, parts.options)
         self.feed_forward_norm = _norm(parts.feed_forward_norm, parts.options)

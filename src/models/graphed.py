@@ -84,7 +84,7 @@ class GraphedDecoder:
         partial = self.partial[: rows * cache.values.shape[-1]].view(*lse.shape, -1)
         launch(
             self.qkv, cache.keys, cache.values, partial, lse, self.attended, self.tables[layer], self.position,
-            weights.scale, turns=self.turns, norm_eps=EPS if weights.qk_norm else None,
+            weights.scale, turns=self.turns, norm=weights.qk_norm, eps=EPS,
             overlap=self.gpu.overlap,
         )  # fmt: skip
 

@@ -21,14 +21,14 @@ class BlockOptions:
             ``rms``, division by the root mean square and no weights.
         bias: whether matrices and layer norms have biases.
         activation: ``gelu``, x * sigmoid(1.702 x) (section 5.2), or ``relu2``, max(x, 0)^2 (So et al. 2021).
-        qk_norm: divide each head's queries and keys by their root mean square (Henry et al. 2020), so that no score is
-            above sqrt(d_head).
+        qk_norm: root mean square that each head's queries and keys are given (Henry et al. 2020), so that no score is
+            above qk_norm^2 * sqrt(d_head); None: they stay as they are.
     """
 
     norm: NormKind = "layer"
     bias: bool = True
     activation: Activation = "gelu"
-    qk_norm: bool = False
+    qk_norm: float | None = None
 
     def norm_module(self, width: int) -> nn.Module:
         """Build a norm over ``width`` numbers."""

@@ -45,22 +45,22 @@ def rotary_table(base: float, context: int, width: int) -> Tensor:
     return torch.stack([angle.cos(), angle.sin()]).float()
 
 
-def turn(x: Tensor, table: Tensor | None, norm: bool) -> Tensor:
+def turn(x: Tensor, table: Tensor | None, norm: float | None) -> Tensor:
     """Normalise each head and turn it by its position, in float32 at least.
 
     Args:
         x: (..., N, H, D) queries or keys of H heads, any floating dtype.
         table: from ``Rotary``, (2, N, D / 2); None: no positions.
-        norm: divide each head by its root mean square first.
+        norm: root mean square that each head is given first; None: it stays as it is.
 
     Returns:
         As ``x``, in its dtype.
     """
-    if table is None and not norm:
+    if table is None and norm is None:
         return x
     y = x.to(torch.promote_types(x.dtype, torch.float32))
-    if norm:
-        y = F.rms_norm(y, y.shape[-1:], eps=EPS)
+    if norm is not None:
+        y = F.rms_norm(y, y.shape[-1:], eps=EPS) * norm
     if table is not None:
         cosine, sine = table[:, :, None]
         a, b = y.chunk(2, dim=-1)

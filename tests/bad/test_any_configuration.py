@@ -50,7 +50,7 @@ VALUES = {
     "model.init_scale": one_of(1, 8, 0.001, 1000, 0, -1, "nan"),
     "model.position_embeddings": one_of("always", "images", "never", "sometimes"),
     "model.rotary": one_of("null", 10000, 1, 1e30, 0.5, "nan"),
-    "model.qk_norm": switches,
+    "model.qk_norm": one_of("null", 1, 1.2, 0.001, 0, "nan", "true"),
     "model.norm": one_of("layer", "rms", "batch"),
     "model.bias": switches,
     "model.activation": one_of("gelu", "relu2", "swish"),

@@ -47,13 +47,14 @@ def key_tile(width: int, size: int, programs: int) -> KeyTile:
 
 
 @triton.jit
-def _turned(x, cols, inside, cosine, sine, D: tl.constexpr, EPS: tl.constexpr, ROTARY: tl.constexpr):
+def _turned(x, cols, inside, cosine, sine, D: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
+            ROTARY: tl.constexpr):  # fmt: skip
     """One head's query or key as attention takes it, float32, from ``x`` as it was projected."""
     own = tl.load(x + cols, mask=inside, other=0.0).to(tl.float32)
     if ROTARY:  # column i is in one plane with i + D/2, which another thread holds: it is loaded once more
         other = tl.load(x + (cols + D // 2) % D, mask=inside, other=0.0).to(tl.float32)
-    if EPS is not None:
-        rstd = 1.0 / tl.sqrt(tl.sum(own * own, 0) / D + EPS)
+    if NORM is not None:
+        rstd = NORM / tl.sqrt(tl.sum(own * own, 0) / D + EPS)
         own = own * rstd
         if ROTARY:
             other = other * rstd
@@ -64,7 +65,7 @@ def _turned(x, cols, inside, cosine, sine, D: tl.constexpr, EPS: tl.constexpr, R
 def decode_attention(  # noqa: PLR0915
                      qkv, keys, values, partial, lse, out, table, position, cosines, sines, slots, scale,
                      HEADS: tl.constexpr, SPLITS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BN: tl.constexpr,
-                     STAGES: tl.constexpr, EPS: tl.constexpr, OVERLAP: tl.constexpr):  # fmt: skip
+                     STAGES: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr, OVERLAP: tl.constexpr):  # fmt: skip
     """Write (batch, head, split) partial outputs and their base-2 log-sum-exp, LOWEST for a share without keys; with a
     single share the output itself."""
     if OVERLAP:
@@ -104,7 +105,7 @@ def decode_attention(  # noqa: PLR0915
         sine = tl.where(qk_cols < QK // 2, -sine, sine)
     if OVERLAP:
         gdc_wait()
-    query = _turned(new + head * QK, qk_cols, qk_in, cosine, sine, QK, EPS, ROTARY) * scale
+    query = _turned(new + head * QK, qk_cols, qk_in, cosine, sine, QK, NORM, EPS, ROTARY) * scale
     first_row = batch.to(tl.int64) * slots + offset
     top = tl.full((BN,), LOWEST, tl.float32)
     total = tl.zeros((BN,), tl.float32)
@@ -126,8 +127,8 @@ def decode_attention(  # noqa: PLR0915
         top = new_top
     whole_top = tl.max(top, 0)
     sees_own = (split == 0) & (own >= 0)
-    if ROTARY or EPS is not None:  # rounded as the cache will hold it
-        k_new = _turned(new + HEADS * QK + head * QK, qk_cols, qk_in, cosine, sine, QK, EPS, ROTARY)
+    if ROTARY or NORM is not None:  # rounded as the cache will hold it
+        k_new = _turned(new + HEADS * QK + head * QK, qk_cols, qk_in, cosine, sine, QK, NORM, EPS, ROTARY)
         k_new = k_new.to(keys.dtype.element_ty)
     else:
         k_new = tl.load(new + HEADS * QK + head * QK + qk_cols, mask=qk_in, other=0.0)
@@ -184,7 +185,7 @@ def head_table(layout: LayerLayout, device: torch.device) -> torch.Tensor:
 def launch(
     qkv: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, partial: torch.Tensor, lse: torch.Tensor,
     out: torch.Tensor, table: torch.Tensor, position: torch.Tensor, scale: float, *,
-    turns: torch.Tensor | None = None, norm_eps: float | None = None, overlap: bool = False,
+    turns: torch.Tensor | None = None, norm: float | None = None, eps: float = 0.0, overlap: bool = False,
     tile: KeyTile | None = None,
 ) -> None:  # fmt: skip
     """Decode one position of every sequence and head.
@@ -200,7 +201,8 @@ def launch(
         position: one integer on the device, which no kernel right before may have written if launches overlap.
         scale: of the scores.
         turns: rotary positions, float32 (2, more than the position, Dqk / 2) with rows side by side.
-        norm_eps: of a norm that divides each head's queries and keys by their root mean square before they turn.
+        norm: root mean square that each head's queries and keys are given before they turn, or None.
+        eps: of that norm.
         overlap: start before the kernel before has ended (compute capability 9.0 at least).
         tile: from ``key_tile`` by default.
     """
@@ -211,7 +213,7 @@ def launch(
     arguments: tuple[Any, ...] = (qkv, keys, values, partial, lse, out, table, position, cosines, sines)
     decode_attention[(batch * heads * splits,)](
         *arguments, keys.shape[1], scale * LOG2E, HEADS=heads, SPLITS=splits, QK=qk, V=v, BN=tile.keys,
-        STAGES=tile.stages, EPS=norm_eps, num_warps=tile.warps, **overlapping(overlap),
+        STAGES=tile.stages, NORM=norm, EPS=eps, num_warps=tile.warps, **overlapping(overlap),
     )  # fmt: skip
     if splits > 1:
         join(partial, lse, out, overlap=overlap)

@@ -28,7 +28,7 @@ def attend_packed(
     widths: tuple[int, int, int],
     backend: Backend,
     table: Tensor | None = None,
-    qk_norm: bool = False,
+    qk_norm: float | None = None,
 ) -> Attended:
     """Attend straight from one fused projection.
 
@@ -39,10 +39,10 @@ def attend_packed(
         widths: of queries, keys and values of all heads together.
         backend: see ``src.attention.attend``.
         table: rotary positions, see ``src.models.rotary``, or None.
-        qk_norm: divide each head's queries and keys by their root mean square.
+        qk_norm: root mean square that each head's queries and keys are given, or None.
     """
     turned = None
-    if table is not None or qk_norm:
+    if table is not None or qk_norm is not None:
         turned = Turned(qkv, 2 * len(layer), widths[0] // len(layer), table, qk_norm)
     sparse = all(keys.name != "dense" for keys in layer)
     if sparse and resolve_backend(backend, layer, qkv.device) == "triton":

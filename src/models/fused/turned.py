@@ -41,9 +41,9 @@ def _angles(table, rows, n, context, D: tl.constexpr, R: tl.constexpr, HALF: tl.
 
 
 @triton.jit(do_not_specialize=["rows", "n", "context"])
-def turn_forward(x, table, rstd, rows, n, context, heads, width, eps, NORM: tl.constexpr, ROTARY: tl.constexpr,
+def turn_forward(x, table, rstd, rows, n, context, heads, width, gain, eps, NORM: tl.constexpr, ROTARY: tl.constexpr,
                  D: tl.constexpr, H: tl.constexpr, R: tl.constexpr, HALF: tl.constexpr):  # fmt: skip
-    """x = rotate(x / rms(x)) for ``heads`` heads at the beginning of each row; rstd = 1 / rms(x)."""
+    """x = rotate(gain * x / rms(x)) for ``heads`` heads at the beginning of each row; rstd = 1 / rms(x)."""
     if ROTARY:
         cosine, sine = _angles(table, rows, n, context, D, R, HALF)
     for step in tl.static_range(H):
@@ -55,6 +55,7 @@ def turn_forward(x, table, rstd, rows, n, context, heads, width, eps, NORM: tl.c
             scale = 1.0 / tl.sqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / D + eps)
             row = tl.program_id(0) * R + tl.arange(0, R)
             tl.store(rstd + row.to(tl.int64) * heads + head, scale, mask=row < rows)
+            scale *= gain
             a, b = a * scale[:, None], b * scale[:, None]
         if ROTARY:
             a, b = a * cosine - b * sine, b * cosine + a * sine
@@ -63,7 +64,7 @@ def turn_forward(x, table, rstd, rows, n, context, heads, width, eps, NORM: tl.c
 
 
 @triton.jit(do_not_specialize=["rows", "n", "context"])
-def turn_backward(d_y, y, table, rstd, rows, n, context, heads, width, NORM: tl.constexpr, ROTARY: tl.constexpr,
+def turn_backward(d_y, y, table, rstd, rows, n, context, heads, width, gain, NORM: tl.constexpr, ROTARY: tl.constexpr,
                   D: tl.constexpr, H: tl.constexpr, R: tl.constexpr, HALF: tl.constexpr):  # fmt: skip
     """The gradient of x in place of that of y, from y and rstd."""
     if ROTARY:
@@ -82,7 +83,8 @@ def turn_backward(d_y, y, table, rstd, rows, n, context, heads, width, NORM: tl.
                 a, b = a * cosine + b * sine, b * cosine - a * sine
             row = tl.program_id(0) * R + tl.arange(0, R)
             scale = tl.load(rstd + row.to(tl.int64) * heads + head, mask=row < rows, other=0.0)
-            along = (tl.sum(a * da, 1) + tl.sum(b * db, 1)) / D
+            along = (tl.sum(a * da, 1) + tl.sum(b * db, 1)) / (D * gain * gain)
+            scale *= gain
             da = (da - a * along[:, None]) * scale[:, None]
             db = (db - b * along[:, None]) * scale[:, None]
         tl.store(d_y + at, da.to(d_y.dtype.element_ty), mask=inside)
@@ -97,18 +99,18 @@ class Turned:
         heads: of queries and keys together.
         width: of one head.
         table: from ``src.models.rotary.Rotary``, float32 (2, at least N, width / 2) with rows side by side, or None.
-        norm: divide each head by its root mean square first.
+        norm: root mean square that each head is given first; None: it stays as it is.
     """
 
-    def __init__(self, qkv: Tensor, heads: int, width: int, table: Tensor | None, norm: bool) -> None:
+    def __init__(self, qkv: Tensor, heads: int, width: int, table: Tensor | None, norm: float | None) -> None:
         self.y = qkv
         rows = qkv.shape[0] * qkv.shape[1]
-        self.rstd = qkv.new_empty(rows, heads, dtype=torch.float32) if norm else None
+        self.rstd = qkv.new_empty(rows, heads, dtype=torch.float32) if norm is not None else None
         context, table = (1, None) if table is None else (table.stride(0) // (width // 2), table)
         self.sizes = (rows, qkv.shape[1], context, heads, qkv.shape[2])
-        self.table = table
+        self.table, self.gain = table, 1.0 if norm is None else norm
         self.constants: dict[str, Any] = {
-            "NORM": norm,
+            "NORM": norm is not None,
             "ROTARY": table is not None,
             "D": width,
             "H": math.gcd(heads, HEADS),
@@ -116,9 +118,9 @@ class Turned:
         }
         self.constants |= {"HALF": max(16, triton.next_power_of_2(width // 2)), "num_warps": WARPS}
         self.grid = (triton.cdiv(rows, ROWS), heads // math.gcd(heads, HEADS))
-        turn_forward[self.grid](qkv, table, self.rstd, *self.sizes, EPS, **self.constants)
+        turn_forward[self.grid](qkv, table, self.rstd, *self.sizes, self.gain, EPS, **self.constants)
 
     def backward(self, d_qkv: Tensor) -> Tensor:
         """Give the gradient before turning, in the memory of ``d_qkv`` (B, N, widths), contiguous."""
-        turn_backward[self.grid](d_qkv, self.y, self.table, self.rstd, *self.sizes, **self.constants)
+        turn_backward[self.grid](d_qkv, self.y, self.table, self.rstd, *self.sizes, self.gain, **self.constants)
         return d_qkv

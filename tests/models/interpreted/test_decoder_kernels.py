@@ -65,7 +65,7 @@ def test_products_equal_float64(batch, outputs, width, tile, dtype):
         torch.testing.assert_close(arguments[-1].double(), wanted, rtol=tolerance, atol=tolerance)
 
 
-def turning_caches(norm: bool, rotary: bool, splits: int, dtype: torch.dtype):
+def turning_caches(norm: float | None, rotary: bool, splits: int, dtype: torch.dtype):
     """Decode by the plain cache and by the kernel, into the third block; give (output, wanted) pairs and all keys."""
     layer, n, heads, qk, v = Pattern("fixed", 6, 2).layer(4, 0), 40, 4, 20, 24
     caches = [LayerCache(layer, 2, n, qk, v, dtype, torch.device("cpu")) for _ in range(2)]
@@ -82,14 +82,14 @@ def turning_caches(norm: bool, rotary: bool, splits: int, dtype: torch.dtype):
         partial, lse = torch.full((2, heads, splits, v), torch.nan), torch.full((2, heads, splits), torch.nan)
         out, at = torch.full((2, heads * v), torch.nan, dtype=dtype), torch.tensor([t])
         keys, values = caches[1].keys, caches[1].values
-        options = {"turns": turns, "norm_eps": EPS if norm else None}
+        options = {"turns": turns, "norm": norm, "eps": EPS}
         launch(qkv, keys, values, partial, lse, out, heads_of, at, 0.3, **options)
         outputs.append((out.view(2, heads, v), wanted))
     return outputs, [cache.keys for cache in caches]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize(("norm", "rotary", "splits"), [(True, True, 3), (True, False, 1), (False, True, 1)])
+@pytest.mark.parametrize(("norm", "rotary", "splits"), [(1.2, True, 3), (0.7, False, 1), (None, True, 1)])
 def test_attention_turns_its_own_query_and_key(norm, rotary, splits, dtype):
     outputs, keys = turning_caches(norm, rotary, splits, dtype)
     tolerance = 1e-5 if dtype == torch.float32 else 4e-3
