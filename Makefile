@@ -35,17 +35,18 @@ test-all: setup ## The CPU suite and the long tests (about 25 minutes)
 test-gpu: setup ## What needs a CUDA GPU
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
-lint: setup ## Lint, format check, types
+lint: setup ## Lint, format check, types, which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: setup ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup ## Every measurement of docs/benchmarks.md that one GPU makes (on a CPU: scripts.bench_factorized)
-	$(BIN)/python -m scripts.bench_all $(ARGS)
+bench: setup ## Every measurement of docs/benchmarks.md that one GPU makes (on a CPU: scripts.bench.factorized)
+	$(BIN)/python -m scripts.bench.all $(ARGS)
 
 $(TOOLS)/.done:
 	$(PYTHON) -m venv $(TOOLS)

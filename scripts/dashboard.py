@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from src.cli import CONF
+from src.config.command_line import CONF
 from src.errors import UserError, exit_code
-from src.wandb_login import login_known, without_login
+from src.loggers.wandb_login import login_known, without_login
 
 WAIT = 10.0  # seconds for the server's first answer
 NO_LOGIN = (
@@ -103,7 +103,7 @@ def of_sweep(folder: Path) -> Wanted:
     Raises:
         UserError: it is no sweep's folder, or none of its jobs has begun.
     """
-    from src.run import Run
+    from src.runs.run import Run
 
     try:
         content = json.loads((folder / "sweep.json").read_text())

@@ -58,7 +58,7 @@ def columns(varied: Sequence[str]) -> list[str]:
 
 
 def column(key: str) -> str:
-    """Give the name that ``src.loggers.wandb_logger`` gives the column of a varied key."""
+    """Give the name that ``src.loggers.build.wandb_logger`` gives the column of a varied key."""
     return f"sweep/{key}".replace(".", "_")
 
 

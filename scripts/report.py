@@ -80,7 +80,7 @@ def place(folders: Sequence[Path], output: Path | None) -> Path:
 
 def put(path: Path, content: bytes) -> None:
     """Write a file that appears whole or not at all."""
-    from src.atomic import written_whole
+    from src.system.atomic_files import written_whole
 
     with written_whole(path) as file:
         file.write(content)

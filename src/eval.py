@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from src.interrupt import stop_quietly
+    from src.system.signals import stop_quietly
 
     stop_quietly()
 
@@ -15,15 +15,15 @@ from typing import cast
 
 from omegaconf import DictConfig
 
-from src.cli import command, overridden_keys, typed
-from src.config import EvalConfig
-from src.config_check import check, check_eval, check_fields
-from src.config_restore import restore
+from src.config.checks import check, check_eval, check_fields
+from src.config.command_line import command, overridden_keys, typed
+from src.config.restore import restore
+from src.config.schema import EvalConfig
 from src.errors import UserError
-from src.eval_request import Request
-from src.machine import check_machine
-from src.ranks import GRACE, place, supervise
-from src.run import Run
+from src.jobs.evaluation_request import Request
+from src.jobs.machine import check_machine
+from src.processes.ranks import GRACE, place, supervise
+from src.runs.run import Run
 
 OWN_KEYS = ("run", "checkpoint", "split", "eval.min_context")
 
@@ -39,7 +39,7 @@ def evaluate(cfg: DictConfig) -> None:
     run.checkpoint(command_line.checkpoint)
     with wanted.written() as file:
         sys.stdout.flush()
-        line = [sys.executable, "-m", "src.eval_job", str(file)]
+        line = [sys.executable, "-m", "src.jobs.evaluation", str(file)]
         code = supervise(line, wanted.config.trainer.devices, 1, grace=GRACE)
     if code:
         sys.exit(code)

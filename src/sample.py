@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from src.interrupt import stop_quietly
+    from src.system.signals import stop_quietly
 
     stop_quietly()
 
@@ -12,12 +12,12 @@ from typing import cast
 
 from omegaconf import DictConfig
 
-from src.cli import command, overridden_keys, typed
-from src.config import Config, SampleConfig
-from src.config_check import check, check_fields, check_sample
-from src.config_restore import restore
+from src.config.checks import check, check_fields, check_sample
+from src.config.command_line import command, overridden_keys, typed
+from src.config.restore import restore
+from src.config.schema import Config, SampleConfig
 from src.errors import UserError
-from src.run import Run
+from src.runs.run import Run
 
 OWN_KEYS = ("run", "checkpoint", "prompt", "prompt_file", "length", "batch", "temperature", "top_k", "top_p", "seed")
 
@@ -34,7 +34,7 @@ def sample(cfg: DictConfig) -> None:
     checkpoint = run.checkpoint(command_line.checkpoint)
     prompt = prompt_bytes(command_line, config)
 
-    from src.sample_run import sample_pictures, sample_text  # late: torch takes seconds to import
+    from src.jobs.sampling import sample_pictures, sample_text  # late: torch takes seconds to import
 
     if config.model.positions == "image":
         sample_pictures(run, config, checkpoint, command_line)

@@ -7,7 +7,7 @@ but that directory. A sweep (``-m``) does so for each of its jobs, see src/sweep
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from src.interrupt import stop_quietly
+    from src.system.signals import stop_quietly
 
     stop_quietly()
 
@@ -17,15 +17,16 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from src import gpus, interrupt, run_lock
-from src.cli import command, overridden_keys, typed
-from src.config import Config
-from src.config_check import check
-from src.config_restore import restore
-from src.machine import check_machine
-from src.ranks import place
-from src.rendezvous import publish, receive
-from src.run import Run
+from src.config.checks import check
+from src.config.command_line import command, overridden_keys, typed
+from src.config.restore import restore
+from src.config.schema import Config
+from src.jobs.machine import check_machine
+from src.processes.ranks import place
+from src.processes.rendezvous import publish, receive
+from src.runs import lock
+from src.runs.run import Run
+from src.system import gpus, signals
 
 
 def train(cfg: DictConfig) -> None:
@@ -34,7 +35,7 @@ def train(cfg: DictConfig) -> None:
     run = _agreed(config) if place().world > 1 else _prepared(config)
     job = [sys.executable, "-m", "src.job", str(run.path)]
     sys.stdout.flush()
-    interrupt.hold()
+    signals.hold()
     os.execv(sys.executable, job)  # the job takes this process over: signals and exit code are its own
 
 
@@ -66,7 +67,7 @@ def _created(config: Config) -> Run:
 def _resumed(command_line: Config) -> Run:
     assert command_line.resume is not None
     run = Run.find(command_line.resume)
-    run_lock.take(run.path)
+    lock.take(run.path)
     before = run.config()
     changed = [key for key in overridden_keys() if key != "resume"]
     config = restore(before, command_line, changed)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from src import build
 from src.callbacks.checkpoints import Checkpoints
-from src.job import train_run
-from src.run import Run
-from tests.runs import TINY, corpus
-from tests.test_cli import composed
+from src.jobs import build
+from src.jobs.training import train_run
+from src.runs.run import Run
+from tests.config.test_command_line import composed
+from tests.tiny_runs import TINY, corpus
 
 
 def new_run(folder: Path, *changes: str) -> Run:

@@ -1,6 +1,6 @@
 """Kills of real training processes at seeded random moments, and what must be true after the run went on.
 
-python -m pytest -s tests/test_kills.py
+python -m pytest -s tests/jobs/test_kills.py
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from src.checkpoint.shelf import sealed_step
-from tests.processes import children, kill_second_rank
-from tests.runs import assert_same_outcome, curve, environment
+from tests.subprocesses import children, kill_second_rank
+from tests.tiny_runs import assert_same_outcome, curve, environment
 
 HOOKS = Path(__file__).parent / "hooks"
 MARK = "TEST_PROCESS_FAMILY"  # in the environment of a training process and all that it starts

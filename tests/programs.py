@@ -4,15 +4,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from scripts import draw_attention
-from src import cli, job, train
+from scripts.figures import draw_attention
+from src import job, train
+from src.config import command_line
 from src.eval import evaluate
 from src.sample import sample
 
 PROGRAMS: dict[str, Callable[[], Any]] = {
     "train": train.main,
-    "eval": lambda: cli.command("eval", evaluate),
-    "sample": lambda: cli.command("sample", sample),
+    "eval": lambda: command_line.command("eval", evaluate),
+    "sample": lambda: command_line.command("sample", sample),
     "job": lambda: job.main(sys.argv[1:]),
     "draw_attention": draw_attention.main,
 }

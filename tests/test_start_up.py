@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from src.cli import CONF
-from tests.runs import environment
+from src.config.command_line import CONF
+from tests.tiny_runs import environment
 
 SECONDS = 2.0
 ANSWERS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import TINY, corpus
+from tests.tiny_runs import TINY, corpus
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("src", "scripts", "conf", "pyproject.toml", "README.md", "LICENSE")
@@ -57,7 +57,7 @@ def test_an_installed_wheel_has_every_file_that_is_no_python(site):
 
 def test_an_installed_wheel_attends_with_stored_tiles(site, tmp_path):
     program = (
-        "import torch; from src.attention import Pattern; from src.attention.attend import attend; "
+        "import torch; from src.attention import Pattern; from src.attention.backends import attend; "
         "from src.attention.triton import tuning; q = torch.randn(1, 2, 32, 8); "
         "print(attend(q, q, q, Pattern('fixed', 8, 2).layer(2)).shape, sorted(tuning._table()))"
     )

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.runs import TINY, corpus, environment, only_run, summary
+from tests.tiny_runs import TINY, corpus, environment, only_run, summary
 
 HIDE = """
 import importlib.machinery

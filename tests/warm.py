@@ -1,7 +1,7 @@
 """Whole commands in processes of their own, forked from one that has imported everything already.
 
 What a command does is the same; the four seconds of processor time that its imports take are saved. ``cold_command`` of
-``tests.runs`` starts Python anew instead, as a user does.
+``tests.tiny_runs`` starts Python anew instead, as a user does.
 """
 
 from __future__ import annotations
@@ -115,14 +115,16 @@ def _programs() -> dict[str, Callable[[], Any]]:
     import wandb  # noqa: F401
 
     from src import eval as evaluation
-    from src import eval_job, job, sample_run  # noqa: F401
+    from src import job
+    from src.jobs import evaluation as scoring
+    from src.jobs import sampling  # noqa: F401
     from tests.programs import PROGRAMS
 
     torch.set_num_threads(1)
     supervise = evaluation.supervise
 
     def alone(line: list[str], devices: int, *arguments: Any, **more: Any) -> int:
-        return eval_job.main(line[3:]) if devices == 1 else supervise(line, devices, *arguments, **more)
+        return scoring.main(line[3:]) if devices == 1 else supervise(line, devices, *arguments, **more)
 
     evaluation.supervise = alone
 

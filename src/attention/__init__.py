@@ -1,37 +1,28 @@
-"""Attention: what a query may see (``patterns``), and the backends that compute it behind one door (``attend``).
+"""Attention: what a query may see (``key_sets``, ``patterns``), and what computes it (``attend``, of ``backends``).
 
-The patterns are plain Python and stand here; whatever needs PyTorch is imported from its own module, as in
-``from src.attention.attend import attend``, so that a configuration is checked without waiting for PyTorch.
+The patterns are plain Python. ``attend`` comes with PyTorch, so it is imported when it is first asked for: checking a
+configuration does not wait for PyTorch.
 """
 
-from src.attention.patterns import (
-    Block,
-    Column,
-    Dense,
-    Fixed,
-    HeadGroup,
-    KeySet,
-    Mode,
-    Pattern,
-    PatternName,
-    Strided,
-    Summary,
-    Window,
-    head_groups,
-)
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from src.attention.key_sets import Column, Dense, Fixed, KeySet, OwnBlock, Strided, Summary, Window
+from src.attention.patterns import HeadGroup, Mode, Pattern, PatternName, head_groups
+
+if TYPE_CHECKING:
+    from src.attention.backends import attend
 
 __all__ = [
-    "Block",
-    "Column",
-    "Dense",
-    "Fixed",
-    "HeadGroup",
-    "KeySet",
-    "Mode",
-    "Pattern",
-    "PatternName",
-    "Strided",
-    "Summary",
-    "Window",
-    "head_groups",
-]
+    "Column", "Dense", "Fixed", "HeadGroup", "KeySet", "Mode", "OwnBlock", "Pattern", "PatternName", "Strided",
+    "Summary", "Window", "attend", "head_groups",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name == "attend":
+        from src.attention.backends import attend
+
+        return attend
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

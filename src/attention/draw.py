@@ -19,7 +19,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from src.attention.patterns import Block, Column, Dense, Fixed, KeySet, Pattern, Strided, Summary, Window
+from src.attention.key_sets import Column, Dense, Fixed, KeySet, OwnBlock, Strided, Summary, Window
+from src.attention.patterns import Pattern
 
 INK = "#1f2a44"
 FIRST, SECOND, BOTH = "#3a7ebf", "#f2a541", "#3f9c7a"
@@ -117,7 +118,7 @@ def _heads_title(pattern: Pattern, keys: KeySet, heads: int) -> str:
     if pattern.mode == "interleaved":
         first, second = pattern.interleave
         which = f"{first} of {first + second} blocks"
-        return f"{keys.name}, {which if isinstance(keys, Window | Block) else 'the other blocks'}"
+        return f"{keys.name}, {which if isinstance(keys, Window | OwnBlock) else 'the other blocks'}"
     own = [h for h, other in enumerate(pattern.layer(heads)) if other == keys]
     if len(own) == heads:
         return f"{keys.name}, every head"
@@ -133,11 +134,13 @@ def _panel(keys: KeySet, title: str) -> _Panel:
             return _Panel(title, Window(stride), Column(stride), ("previous l positions", "every l-th before"))
         case Fixed(stride, summary, sub_block):
             second = Summary(stride, summary, sub_block)
-            return _Panel(title, Block(stride), second, ("own block", "summary cells"))
+            return _Panel(title, OwnBlock(stride), second, ("own block", "summary cells"))
         case Column() | Summary():
             names = {"column": "every l-th position", "summary": "summary cells"}
             return _Panel(title, _Nothing(), keys, ("", names[keys.name]))
-    names = {"window": "previous l positions", "block": "own block"}
+    names = {
+        "window": "previous l positions",
+    }
     return _Panel(title, keys, None, (names.get(keys.name, "all keys up to the query"), ""))
 
 

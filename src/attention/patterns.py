@@ -6,7 +6,7 @@ head sees; a *pattern* says which key set each head of each residual block uses.
     pattern            first set A1          second set A2           merged A1 u A2
     dense              Dense                 none                    Dense
     strided (l)        Window(l)             Column(l)               Strided(l)
-    fixed (l, c)       Block(l)              Summary(l, c)           Fixed(l, c)
+    fixed (l, c)       OwnBlock(l)           Summary(l, c)           Fixed(l, c)
 
 The three ways to use the two sets are those of section 5.1: *merged* (equation 7), *interleaved* (equation 6) and
 *multihead* (equation 8). Nothing here is larger than O(1): counts are closed forms and membership is arithmetic.
@@ -14,165 +14,25 @@ The three ways to use the two sets are those of section 5.1: *merged* (equation 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, get_args
 
+from src.attention.key_sets import (
+    Column,
+    Dense,
+    Fixed,
+    KeySet,
+    OwnBlock,
+    Strided,
+    Summary,
+    Window,
+    WithSummary,
+    require,
+)  # fmt: skip
+
 PatternName = Literal["dense", "strided", "fixed"]
 Mode = Literal["merged", "interleaved", "multihead"]
-
-
-@dataclass(frozen=True)
-class KeySet(ABC):
-    """The keys that one attention head lets each query see."""
-
-    @abstractmethod
-    def sees(self, i: Any, j: Any) -> Any:
-        """Say whether query ``i`` sees key ``j``.
-
-        Args:
-            i: query positions, an integer or an integer tensor.
-            j: key positions, broadcastable with ``i``.
-
-        Returns:
-            A boolean, or a boolean tensor of the broadcast shape.
-        """
-
-    @abstractmethod
-    def pairs(self, n: int) -> int:
-        """Count the (query, key) pairs kept in a sequence of ``n`` positions, in closed form."""
-
-    @property
-    def name(self) -> str:
-        """The set's name in lower case, as the kernels and pictures use it."""
-        return type(self).__name__.lower()
-
-
-@dataclass(frozen=True)
-class Dense(KeySet):
-    """Every key up to the query."""
-
-    def sees(self, i: Any, j: Any) -> Any:  # noqa: D102
-        return j <= i
-
-    def pairs(self, n: int) -> int:  # noqa: D102
-        return _triangle(n)
-
-
-@dataclass(frozen=True)
-class _PerStride(KeySet):
-    stride: int
-
-    def __post_init__(self) -> None:
-        _require(self.stride >= 1, f"stride must be at least 1, found {self.stride}")
-
-
-@dataclass(frozen=True)
-class Window(_PerStride):
-    """Strided A1 as a head of its own: the previous ``l`` positions and the query's own, ``l + 1`` in all."""
-
-    def sees(self, i: Any, j: Any) -> Any:  # noqa: D102
-        return (j <= i) & (i - j <= self.stride)
-
-    def pairs(self, n: int) -> int:  # noqa: D102
-        return _band(n, self.stride + 1)
-
-
-@dataclass(frozen=True)
-class Column(_PerStride):
-    """Strided A2: every ``l``-th position back from the query, its own included."""
-
-    def sees(self, i: Any, j: Any) -> Any:  # noqa: D102
-        return (j <= i) & ((i - j) % self.stride == 0)
-
-    def pairs(self, n: int) -> int:  # noqa: D102
-        blocks, rest = divmod(n, self.stride)
-        return self.stride * _triangle(blocks) + rest * (blocks + 1)
-
-
-@dataclass(frozen=True)
-class Strided(_PerStride):
-    """Strided A1 u A2: the last ``l`` positions and every ``l``-th one before, each key once."""
-
-    def sees(self, i: Any, j: Any) -> Any:  # noqa: D102
-        return (j <= i) & ((i - j < self.stride) | ((i - j) % self.stride == 0))
-
-    def pairs(self, n: int) -> int:  # noqa: D102
-        below_diagonal = Column(self.stride).pairs(n) - n
-        return _band(n, self.stride) + below_diagonal
-
-
-@dataclass(frozen=True)
-class Block(_PerStride):
-    """Fixed A1: the positions of the query's own block of ``l``, up to the query."""
-
-    def sees(self, i: Any, j: Any) -> Any:  # noqa: D102
-        return (j <= i) & (j // self.stride == i // self.stride)
-
-    def pairs(self, n: int) -> int:  # noqa: D102
-        blocks, rest = divmod(n, self.stride)
-        return blocks * _triangle(self.stride) + _triangle(rest)
-
-
-@dataclass(frozen=True)
-class _WithSummary(_PerStride):
-    summary: int
-    sub_block: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(
-            1 <= self.summary <= self.stride and self.stride % self.summary == 0,
-            f"summary must divide stride ({self.stride}), found {self.summary}",
-        )
-        choices = self.stride // self.summary
-        _require(
-            0 <= self.sub_block < choices,
-            f"sub_block must be from 0 to {choices - 1}, found {self.sub_block}",
-        )
-
-    @property
-    def first_cell(self) -> int:
-        """First summary cell within a block; the cells are ``first_cell`` to ``first_cell + summary - 1``."""
-        return self.stride - (self.sub_block + 1) * self.summary
-
-    def is_cell(self, j: Any) -> Any:
-        """Say whether position ``j`` is a summary cell."""
-        cell = j % self.stride
-        return (cell >= self.first_cell) & (cell < self.first_cell + self.summary)
-
-
-@dataclass(frozen=True)
-class Summary(_WithSummary):
-    """Fixed A2: the summary cells of every block, ``c`` in each; empty for queries before the first cell.
-
-    ``sub_block`` counts back from the end of the block: 0 is the paper's last ``c`` positions (section 4.3).
-    """
-
-    def sees(self, i: Any, j: Any) -> Any:  # noqa: D102
-        return (j <= i) & self.is_cell(j)
-
-    def pairs(self, n: int) -> int:  # noqa: D102
-        blocks, rest = divmod(n, self.stride)
-        # a cell at position j is seen by the n - j queries from j on
-        offsets = self.summary * self.first_cell + _triangle(self.summary - 1)
-        whole = self.summary * (blocks * n - self.stride * _triangle(blocks - 1)) - blocks * offsets
-        cells = max(0, min(self.summary, rest - self.first_cell))
-        return whole + cells * (rest - self.first_cell) - _triangle(cells - 1)
-
-
-@dataclass(frozen=True)
-class Fixed(_WithSummary):
-    """Fixed A1 u A2: the query's own block, and the summary cells of every earlier block."""
-
-    def sees(self, i: Any, j: Any) -> Any:  # noqa: D102
-        return (j <= i) & ((j // self.stride == i // self.stride) | self.is_cell(j))
-
-    def pairs(self, n: int) -> int:  # noqa: D102
-        blocks = n // self.stride
-        earlier = self.summary * (blocks * n - self.stride * _triangle(blocks))
-        return Block(self.stride).pairs(n) + earlier
 
 
 @dataclass(frozen=True)
@@ -199,9 +59,9 @@ class Pattern:
     interleave: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
-        _require(self.name in get_args(PatternName), _choice("name", self.name, get_args(PatternName)))
-        _require(self.mode in get_args(Mode), _choice("mode", self.mode, get_args(Mode)))
-        _require(
+        require(self.name in get_args(PatternName), _choice("name", self.name, get_args(PatternName)))
+        require(self.mode in get_args(Mode), _choice("mode", self.mode, get_args(Mode)))
+        require(
             len(self.interleave) == 2 and min(self.interleave) >= 1,
             f"interleave must be two counts of at least 1, found {self.interleave}",
         )
@@ -220,11 +80,11 @@ class Pattern:
         Returns:
             One key set a head, in the order of the heads.
         """
-        _require(heads >= 1, f"heads must be at least 1, found {heads}")
+        require(heads >= 1, f"heads must be at least 1, found {heads}")
         if self.name == "dense":
             return (Dense(),) * heads
         if self.mode == "multihead":
-            _require(heads >= 2, f"mode multihead splits the heads, so heads must be at least 2, found {heads}")
+            require(heads >= 2, f"mode multihead splits the heads, so heads must be at least 2, found {heads}")
             first = (heads + 1) // 2
             return tuple(self._first() if h < first else self._second(h) for h in range(heads))
         if self.mode == "interleaved":
@@ -237,7 +97,7 @@ class Pattern:
         return sum(keys.pairs(n) for block in range(blocks) for keys in self.layer(heads, block))
 
     def _first(self) -> KeySet:
-        return Window(self.stride) if self.name == "strided" else Block(self.stride)
+        return Window(self.stride) if self.name == "strided" else OwnBlock(self.stride)
 
     def _second(self, head: int) -> KeySet:
         if self.name == "strided":
@@ -275,7 +135,7 @@ class HeadGroup:
     @property
     def first_cells(self) -> tuple[int, ...]:
         """First summary cell within a block, for each head; empty where the kind has no summary cells."""
-        return tuple(keys.first_cell for keys in self.keys if isinstance(keys, _WithSummary))
+        return tuple(keys.first_cell for keys in self.keys if isinstance(keys, WithSummary))
 
 
 def head_groups(layer: tuple[KeySet, ...]) -> tuple[HeadGroup, ...]:
@@ -287,20 +147,6 @@ def head_groups(layer: tuple[KeySet, ...]) -> tuple[HeadGroup, ...]:
 
     runs = [list(run) for _, run in groupby(range(len(layer)), key=kind)]
     return tuple(HeadGroup(run[0], run[-1] + 1, layer[run[0] : run[-1] + 1]) for run in runs)
-
-
-def _triangle(n: int) -> int:
-    return n * (n + 1) // 2 if n > 0 else 0
-
-
-def _band(n: int, width: int) -> int:
-    """Pairs of a causal band that holds the query and the ``width - 1`` keys before it."""
-    return _triangle(min(n, width)) + max(0, n - width) * width
-
-
-def _require(true: bool, sentence: str) -> None:
-    if not true:
-        raise ValueError(sentence)
 
 
 def _choice(key: str, found: object, allowed: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from src.attention.patterns import KeySet
+from src.attention.key_sets import KeySet
 
 
 def reference_attention(q: Tensor, k: Tensor, v: Tensor, layer: tuple[KeySet, ...], scale: float) -> Tensor:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from src.atomic import written_whole
 from src.attention.learned import spread
-from src.determinism import anything_goes
 from src.errors import warned_if_not_written
-from src.models.inspect import learned_attention
-from src.models.language_model import LanguageModel
-from src.strategy import whole_weights
+from src.loggers.lookup import wandb_loggers
+from src.models.attention_maps import learned_attention
+from src.system.atomic_files import written_whole
+from src.training.determinism import anything_goes
+from src.training.language_model import LanguageModel
+from src.training.strategies import whole_weights
 
 MOST_BLOCKS, MOST_HEADS = 4, 4
 
@@ -55,6 +55,5 @@ class AttentionPicture(Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             with written_whole(path) as file:
                 draw_learned(learned, self.x.numpy(), self.row).savefig(file, format="png")
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.log_image("attention/learned", [str(path)], step=trainer.global_step)
+            for logger in wandb_loggers(trainer):
+                logger.log_image("attention/learned", [str(path)], step=trainer.global_step)

@@ -11,12 +11,13 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
-from src.callbacks.metrics_csv import MetricsCsv
 from src.callbacks.stop_signal import Interrupted, StopSignal
 from src.checkpoint.background import BackgroundWriter, Failure
 from src.checkpoint.file import METRICS_ROWS, METRICS_WAITING
 from src.checkpoint.shelf import sealed_step
 from src.errors import UserError
+from src.loggers.lookup import metrics_files
+from src.training.lightning_internals import validate_out_of_turn, whole_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Checkpoints(Checkpoint):
         self._step = self._saved_step = trainer.global_step
         self._saved_time = time.monotonic()
         if trainer.global_step > 0 and self._validation_due(trainer):
-            self._validate(trainer)
+            validate_out_of_turn(trainer)
         if any(isinstance(c, EarlyStopping) and c.wait_count >= c.patience for c in trainer.early_stopping_callbacks):
             trainer.should_stop = True
 
@@ -83,7 +84,7 @@ class Checkpoints(Checkpoint):
         if step == trainer.max_steps:
             # saved after its validation alone: Lightning does nothing more for a run that is at its last step
             if step % self._interval(trainer) != 0:
-                self._validate(trainer)
+                validate_out_of_turn(trainer)
         elif self.stop.requested is not None:
             self._save(trainer, "last")
             self._finish_writing()
@@ -176,7 +177,7 @@ class Checkpoints(Checkpoint):
         began = time.monotonic()
         for logger in trainer.loggers:
             logger.save()
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        checkpoint = whole_checkpoint(trainer)
         if trainer.is_global_zero:
             self.writer.write(checkpoint, [self.folder / f"{name}.ckpt" for name in names])
         self._saved_step = trainer.global_step
@@ -215,19 +216,3 @@ class Checkpoints(Checkpoint):
 
     def _interval(self, trainer: Trainer) -> int:
         return int(trainer.val_check_interval) // trainer.accumulate_grad_batches
-
-    @staticmethod
-    def _validate(trainer: Trainer) -> None:
-        """Validate out of turn, as Lightning's training loop does it in turn."""
-        loop = trainer.fit_loop.epoch_loop.val_loop
-        loop.restarting = False
-        first_iteration = trainer._logger_connector._first_loop_iter
-        trainer.validating = True
-        loop.run()
-        trainer.training = True
-        trainer._logger_connector._first_loop_iter = first_iteration
-
-
-def metrics_files(trainer: Trainer) -> list[MetricsCsv]:
-    """Give the loggers of a run that write metrics.csv."""
-    return [logger for logger in trainer.loggers if isinstance(logger, MetricsCsv)]

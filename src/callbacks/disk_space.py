@@ -9,7 +9,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+
+from src.system.torch_internals import tree_leaves
 
 ROOM = 3  # checkpoints that should still fit: best, last, and the draft of one of them
 GIB = 2**30

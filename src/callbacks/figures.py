@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
 
-from src.models.flops import RunFlops
-from src.models.guard import StepGuard
-from src.models.language_model import LanguageModel
-from src.precision import LossScaling
+from src.training.flops import RunFlops
+from src.training.language_model import LanguageModel
+from src.training.precision import LossScaling
+from src.training.step_guard import StepGuard
 
 STATUS = Path("/proc/self/status")  # where Linux says what memory a process took
 log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from src.atomic import written_whole
 from src.errors import UserError
-from src.models.guard import StepGuard
-from src.models.language_model import LanguageModel
+from src.system.atomic_files import written_whole
+from src.training.language_model import LanguageModel
+from src.training.step_guard import StepGuard
 
 REMEDIES = "try a lower optimizer.learning_rate, more optimizer.warmup_steps or precision=fp32"
 log = logging.getLogger(__name__)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 
-from src.atomic import written_whole
 from src.attention import Pattern
 from src.errors import warned_if_not_written
+from src.loggers.lookup import wandb_loggers
+from src.system.atomic_files import written_whole
 
 
 class PatternPicture(Callback):
@@ -37,6 +37,5 @@ class PatternPicture(Callback):
         with warned_if_not_written(str(self.file)):
             with written_whole(self.file) as file:
                 draw_pattern(self.pattern, self.heads, self.context).savefig(file, format="png")
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.log_image("attention/pattern", [str(self.file)], step=trainer.global_step)
+            for logger in wandb_loggers(trainer):
+                logger.log_image("attention/pattern", [str(self.file)], step=trainer.global_step)

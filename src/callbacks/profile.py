@@ -13,8 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from src.atomic import written_whole
 from src.errors import UserError
+from src.system.atomic_files import written_whole
+from src.system.torch_internals import memory_snapshot, record_memory
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class Profile(Callback):
             self._tracer.start()
             self._began = time.perf_counter()
         elif done == self.after + self.steps and trainer.strategy.root_device.type == "cuda":
-            torch.cuda.memory._record_memory_history(max_entries=200_000)
+            record_memory(200_000)
             self._memory = True
 
     def on_train_batch_end(
@@ -98,8 +99,8 @@ class Profile(Callback):
             self._write_trace(self._tracer, seconds)
             self._tracer = None
         elif self._memory and done == self.after + self.steps + 1:
-            torch.cuda.memory._dump_snapshot(str(self.folder / "memory.pickle"))
-            torch.cuda.memory._record_memory_history(enabled=None)
+            memory_snapshot(self.folder / "memory.pickle")
+            record_memory(None)
             self._memory = False
             log.info("memory snapshot in %s (open it in https://pytorch.org/memory_viz)", self.folder / "memory.pickle")
 

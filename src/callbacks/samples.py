@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from src.atomic import written_whole
-from src.determinism import anything_goes
+from src.data.picture_grid import completions_grid, save_grid
+from src.decoding.sampling import Draw, as_text, generate
 from src.errors import warned_if_not_written
-from src.models.language_model import LanguageModel
-from src.pictures import completions_grid, save_grid
-from src.sampling import Draw, as_text, generate
-from src.strategy import whole_weights
+from src.loggers.lookup import wandb_loggers
+from src.system.atomic_files import written_whole
+from src.training.determinism import anything_goes
+from src.training.language_model import LanguageModel
+from src.training.strategies import whole_weights
 
 
 class Samples(Callback):
@@ -73,9 +73,8 @@ class TextSamples(Samples):
         step = trainer.global_step
         with written_whole(self.folder / f"step-{step:07d}.txt") as file:
             file.write(f"{before}\n----- continued by the model -----\n{after}\n".encode())
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_text("samples/text", columns=["prompt", "sample"], data=[[before, after]], step=step)
+        for logger in wandb_loggers(trainer):
+            logger.log_text("samples/text", columns=["prompt", "sample"], data=[[before, after]], step=step)
 
 
 class PictureSamples(Samples):
@@ -108,7 +107,6 @@ class PictureSamples(Samples):
         given, context = self.prompt.shape[1], self.originals.shape[1]
         file = self.folder / f"step-{trainer.global_step:07d}.png"
         save_grid(file, completions_grid(self.originals, drawn, given, self.row, context))
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                caption = "original, given, completed"
-                logger.log_image("samples/pictures", [str(file)], step=trainer.global_step, caption=[caption])
+        for logger in wandb_loggers(trainer):
+            caption = "original, given, completed"
+            logger.log_image("samples/pictures", [str(file)], step=trainer.global_step, caption=[caption])

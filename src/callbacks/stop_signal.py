@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from src.interrupt import leave_terminal, stops
+from src.system.signals import leave_terminal, stops
+from src.training.lightning_internals import leave_sigterm_to_us
 
 
 class Interrupted(Exception):
@@ -55,8 +56,7 @@ class StopSignal(Callback):
         self._before[self.SAVE] = signal.signal(self.SAVE, self._ask_to_save)
         if trainer.world_size > 1:
             self._group = dist.new_group(backend="gloo")
-            # Lightning would read a flag from the GPU at every batch, to the same end
-            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+            leave_sigterm_to_us(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

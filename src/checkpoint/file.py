@@ -12,10 +12,10 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
-from src.atomic import written_whole
 from src.checkpoint.seal import Damaged, Sealing, check_seal
 from src.checkpoint.shelf import row, step_aside, tidy
 from src.errors import UserError
+from src.system.atomic_files import written_whole
 
 SHOWN = 4  # differing keys that a message names
 METRICS_ROWS = "metrics_rows"  # in a checkpoint: rows that metrics.csv had when it was taken

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from src.bars import byte_progress
 from src.data.files import CHUNK, written_whole
 from src.errors import UserError
+from src.system.progress_bars import byte_progress
 
 SUFFIXES = (".zip", ".gz", ".xz")
 """The kinds of archive."""

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from src.bars import byte_progress
 from src.data.byte_windows import ByteArray
 from src.data.files import remember, remembered
 from src.data.pictures import picture_bytes
 from src.data.safe_pickle import PickledArray, load_plain
 from src.errors import UserError
+from src.system.progress_bars import byte_progress
 
 SIDE = 32
 FOLDER = "cifar-10-batches-py"

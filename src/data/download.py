@@ -11,9 +11,9 @@ from pathlib import Path
 import requests
 from rich.progress import Progress, TaskID
 
-from src.bars import byte_progress
 from src.data.files import digest
 from src.errors import UserError
+from src.system.progress_bars import byte_progress
 
 TIMEOUT_S = (8.0, 60.0)
 """Seconds to wait for a connection, and then for the next bytes."""

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from src import atomic
-from src.bars import byte_progress
 from src.errors import UserError
+from src.system import atomic_files
+from src.system.progress_bars import byte_progress
 
 CHUNK = 1 << 20
 """Bytes read at a time."""
@@ -26,7 +26,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.written_whole(path) as file:
+        with atomic_files.written_whole(path) as file:
             yield file
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror or error}); choose another paths.data_dir") from error

@@ -18,7 +18,7 @@ from src.data.sampler import EMPTY, IntArray, TrainOrder
 from src.data.score_windows import Scored
 from src.data.waiting import Waits, workers_of
 from src.errors import ReaderLostError
-from src.ranks import end_with_parent
+from src.processes.ranks import end_with_parent
 
 LAST_BREATH = 0.2  # seconds from a process's last word to its exit code
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from src.bars import count_progress
 from src.data.files import alone, written_whole
 from src.data.picture_sources import WIDTH, NpzTask, PngTask, npz_count, png_index
 from src.errors import UserError
+from src.system.progress_bars import count_progress
 
 HEADER = 128  # bytes before the pictures in a .npy file of this shape
 PNG = "ImageNet 64x64 (van den Oord et al. 2016)"

@@ -9,6 +9,8 @@ from torch import nn
 
 Activation = Literal["gelu", "relu2"]
 NormKind = Literal["layer", "rms"]
+BlockBackend = Literal["auto", "fused", "eager"]
+Recompute = Literal["none", "light", "block"]
 EPS = 1e-5  # of every norm
 
 

@@ -9,17 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from src.attention import Pattern
-from src.attention.attend import Backend
-from src.models.block import (
-    BlockBackend,
+from src.attention.backends import Backend
+from src.models.embedding import ByteEmbedding, PositionKind
+from src.models.options import PAPER, BlockBackend, BlockOptions, Recompute
+from src.models.residual_block import (
     FeedForward,
-    Recompute,
     ResidualBlock,
     SparseAttention,
     resolve_block_backend,
 )
-from src.models.embedding import ByteEmbedding, PositionKind
-from src.models.options import PAPER, BlockOptions
 from src.models.rotary import Rotary
 
 VOCABULARY = 256
@@ -48,8 +46,8 @@ class SparseTransformer(nn.Module):
         embedding_std: standard deviation of the token embedding; None: the paper's 0.125/sqrt(d) times ``init_scale``.
         recompute: ``block`` keeps only the input of each residual block and recomputes the rest in the backward
             pass (section 5.4); ``light`` recomputes what is cheap; ``none`` keeps every activation.
-        backend: attention backend, see ``src.attention.attend``.
-        block_backend: of the residual blocks, see ``src.models.block.resolve_block_backend``.
+        backend: attention backend, see ``src.attention.backends``.
+        block_backend: of the residual blocks, see ``src.models.residual_block.resolve_block_backend``.
 
     Raises:
         ValueError: a head count that does not divide the widths, or rotary positions for heads of odd width.

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from src.models.block import SparseAttention
+from src.models.residual_block import SparseAttention
 from src.optimizers.muon import Muon
 from src.optimizers.schedule import Schedule
 

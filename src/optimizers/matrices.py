@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
+from src.system.torch_internals import first_row
+
 
 @dataclass(eq=False, slots=True)  # not frozen: there are hundreds in every step
 class Matrix:
@@ -129,8 +131,6 @@ def apply(matrices: Sequence[Matrix], stack: Tensor, found_inf: Tensor | None) -
 
 def _first_row(parameter: DTensor) -> int:
     """Give the row of a whole parameter at which the share here begins."""
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
     if parameter.placements != (Shard(0),):
         raise ValueError(f"Muon takes DTensors in shares of rows over one mesh dimension, found {parameter.placements}")
-    return compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)[1][0]
+    return first_row(parameter)

@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from src import run_lock
 from src.errors import UserError
 from src.reporting.compare import SHORT, settings_of
 from src.reporting.record import Point, Record
+from src.runs import lock
 from src.sweep.view import number
 
 LIKE_THIS = 5  # folders that a message names
@@ -80,9 +80,9 @@ def _sweep(folder: Path) -> Loaded:
         raise UserError(
             f"{file} cannot be read as a sweep ({reason}): the sweep's own command writes it anew"
         ) from error
-    alive = run_lock.held(folder)
+    alive = lock.held(folder)
     for job in jobs:
-        if job.state == "running" and not (alive or run_lock.held(job.path)):
+        if job.state == "running" and not (alive or lock.held(job.path)):
             job.state = "interrupted"
     if all(not job.settings for job in jobs):
         for job, settings in zip(jobs, settings_of([job.config for job in jobs]), strict=True):
@@ -114,7 +114,7 @@ def _single(path: Path) -> Record:
         hint = f": did you mean {' or '.join(map(str, inside[:LIKE_THIS]))}?" if inside else ""
         raise UserError(f"{path} holds neither sweep.json (a sweep) nor config.yaml (a run){hint}")
     run = _filled(Record(path.resolve().name, path, "stopped"))
-    if run_lock.held(path):
+    if lock.held(path):
         run.state = "running"
     elif run.summary.get("status") == "finished":
         run.state = "finished"

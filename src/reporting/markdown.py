@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from src.atomic import written_whole
 from src.errors import UserError
 from src.reporting.charts import WIDE, Bars, Lines, Palette
 from src.reporting.content import Report
@@ -17,6 +16,7 @@ from src.reporting.draw import OF_CURVES
 from src.reporting.page import CHART_STYLE, drawn
 from src.reporting.pictures import Left, Picture
 from src.reporting.tables import Table
+from src.system.atomic_files import written_whole
 
 
 def markdown(report: Report, folder: str) -> tuple[str, Mapping[str, bytes]]:

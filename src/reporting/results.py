@@ -1,4 +1,4 @@
-"""The results of ``scripts.table2`` as Markdown with drawings: the paper's table 2 beside ours, with its limits."""
+"""Results of ``scripts.paper.table2`` as Markdown with drawings: the paper's table 2 beside ours, with its limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from src.reporting.study import KINDS, Study, studies
 from src.reporting.tables import NONE, Table, comparable_notes, duration, number, runs_table, times, volume
 
 NOT_RUN = "not yet run"
-BEGIN, END = "<!-- table 2: written by scripts.table2 -->", "<!-- end of table 2 -->"
+BEGIN, END = "<!-- table 2: written by scripts.paper.table2 -->", "<!-- end of table 2 -->"
 OF_TIME = (
     "Time is training alone: a run's steps times the median time of a step (of its own for steps with a short "
     "context); start-up, compilation, validation and checkpoints are left out."

@@ -1,4 +1,4 @@
-"""Runs as ``scripts.table2`` compares them: text and pictures apart, on the clock of ``src/reporting/clock.py``."""
+"""Runs as ``scripts.paper.table2`` compares them: text and pictures apart, on the clock of ``clock.py``."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, cast
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
@@ -21,17 +20,18 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from src.bars import count_progress
-from src.cli import typed
-from src.config import Config
-from src.config_check import check
+from src.config.checks import check
+from src.config.command_line import typed
+from src.config.hydra_internals import BasicSweeper
+from src.config.schema import Config
 from src.errors import UserError
-from src.machine import check_machine
-from src.ranks import place
+from src.jobs.machine import check_machine
+from src.processes.ranks import place
 from src.sweep.plan import Sweep, empty_sweep, planned
 from src.sweep.runner import Runner
 from src.sweep.slots import slots_for
 from src.sweep.view import View
+from src.system.progress_bars import count_progress
 
 MANY = 20  # jobs from which on their check is shown
 HYDRA_PLUGINS = "hydra_plugins.sparse_transformer"  # Hydra takes plugins of modules with such a name alone

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.config import Config
-from src.config_restore import CHANGEABLE
+from src.config.restore import CHANGEABLE
+from src.config.schema import Config
 from src.errors import UserError
-from src.run import Run, write_atomically
+from src.runs.run import Run, write_atomically
 
 SAME_FOLDER = 8  # characters of the hash in a sweep's name
 IN_THE_NAME = ("experiment", "data", "attention", "model.depth", "precision")  # what ``name`` of conf/config.yaml holds

@@ -18,15 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from src import run_lock
 from src.errors import UserError
-from src.interrupt import leave_terminal, stops
-from src.ranks import PARENT, STOPPED, TOLD
-from src.run import Run
+from src.processes.ranks import PARENT, STOPPED, TOLD
+from src.runs import lock
+from src.runs.run import Run
 from src.sweep.plan import Job, Sweep, now
 from src.sweep.slots import Slots
 from src.sweep.view import View
 from src.sweep.wandb_folder import gather
+from src.system.signals import leave_terminal, stops
 
 POLL = 0.2  # seconds between two looks at the jobs
 GATHER = 2.0  # seconds between two looks for what wandb has begun to write
@@ -259,4 +259,4 @@ def take_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be made: {error.strerror}") from error
-    run_lock.take(folder)
+    lock.take(folder)

@@ -18,9 +18,9 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError
-from src.ranks import STOPPED
+from src.processes.ranks import STOPPED
 from src.sweep.plan import Job, Sweep, adapted
 from src.sweep.runner import TIME_UP, Runner
 from src.sweep.slots import Slots

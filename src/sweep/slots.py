@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError
-from src.gpus import gpu_count
 from src.sweep.plan import Sweep
+from src.system.gpus import gpu_count
 
 
 @dataclass

@@ -23,8 +23,8 @@ from typing import Any
 import submitit
 
 from src.errors import UserError
-from src.ranks import STOPPED
-from src.run import write_atomically
+from src.processes.ranks import STOPPED
+from src.runs.run import write_atomically
 from src.sweep.plan import Job, Sweep, now
 from src.sweep.runner import exit_code, last_words, made, take_folder
 from src.sweep.view import View

@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from src.attention import Column, Dense, Pattern, Window
 from src.attention import attend as door
-from src.attention.attend import attend, resolve_backend, triton_problem
+from src.attention.backends import attend, resolve_backend, triton_problem
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DENSE, STRIDED = Pattern("dense").layer(2), Pattern("strided", 4).layer(2)

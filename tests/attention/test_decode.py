@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.attention import Block, Column, Dense, Fixed, Pattern, Strided, Summary, Window
+from src.attention import Column, Dense, Fixed, OwnBlock, Pattern, Strided, Summary, Window
 from src.attention.decode import LayerCache, head_layout
 from src.attention.reference import reference_attention
 
 HEADS = 4
-SETS = [Dense(), Window(5), Column(5), Strided(5), Block(6), Summary(6, 2), Summary(6, 2, 2), Fixed(6, 3, 1)]
+SETS = [Dense(), Window(5), Column(5), Strided(5), OwnBlock(6), Summary(6, 2), Summary(6, 2, 2), Fixed(6, 3, 1)]
 PATTERNS = [Pattern("dense")] + [
     Pattern(name, 6, 2, mode, distinct)
     for name, mode, distinct in itertools.product(
@@ -96,7 +96,7 @@ def test_the_cache_keeps_only_what_can_be_reached():
     sizes = {keys.name: head_layout(keys, 12_288).capacity for keys in (Dense(), Strided(128), Fixed(128, 32))}
     assert sizes == {"dense": 12_288, "strided": 12_288, "fixed": 128 + 95 * 32}
     assert head_layout(Window(128), 12_288).capacity == 129
-    assert head_layout(Block(128), 12_288).capacity == 128
+    assert head_layout(OwnBlock(128), 12_288).capacity == 128
     assert head_layout(Summary(128, 32), 12_288).capacity == 96 * 32
 
 

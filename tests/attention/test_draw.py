@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from src.attention import Block, Column, Pattern, Summary, Window
+from src.attention import Column, OwnBlock, Pattern, Summary, Window
 from src.attention.draw import LARGEST, draw_figure3, draw_pattern, sets_matrix
 
 
 def test_the_matrix_says_which_set_a_pair_is_in() -> None:
     kinds = sets_matrix(Window(2), Column(2), 4)
     assert kinds.tolist() == [[4, 0, 0, 0], [2, 4, 0, 0], [4, 2, 4, 0], [1, 4, 2, 4]]
-    fixed = sets_matrix(Block(2), Summary(2, 1), 4)
+    fixed = sets_matrix(OwnBlock(2), Summary(2, 1), 4)
     assert fixed.tolist() == [[2, 0, 0, 0], [2, 4, 0, 0], [1, 3, 2, 0], [1, 3, 2, 4]]
 
 
@@ -51,7 +51,7 @@ def test_figure_3_has_a_column_for_each_pattern() -> None:
 
 
 def test_the_script_writes_a_picture_and_refuses_impossible_patterns(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "scripts.draw_patterns", "--out", str(tmp_path / "new" / "figure.png")]
+    command = [sys.executable, "-m", "scripts.figures.draw_patterns", "--out", str(tmp_path / "new" / "figure.png")]
     subprocess.run(command, check=True)
     assert matplotlib.image.imread(tmp_path / "new" / "figure.png").shape[0] > 500
     refused = subprocess.run([*command, "--summary", "3"], check=False, capture_output=True, text=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from src.attention import KeySet, Pattern, Strided, Summary, Window
-from src.attention.attend import attend
+from src.attention.backends import attend
 from src.attention.factorized import function
 from src.attention.factorized.parts import tiles_of
 from src.attention.factorized.tiles import Tile

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.attention import (
-    Block,
     Column,
     Dense,
     Fixed,
     KeySet,
+    OwnBlock,
     Pattern,
     Strided,
     Summary,
@@ -46,7 +46,7 @@ def expected(keys: KeySet, i: int) -> set[int]:
             return every(i, stride)
         case Strided(stride):
             return previous(i, stride) | every(i, stride)
-        case Block(stride):
+        case OwnBlock(stride):
             return same_block(i, stride)
         case Summary(stride, summary, sub_block):
             return cells(i, stride, summary, sub_block)
@@ -67,7 +67,7 @@ def key_sets(draw: st.DrawFn) -> KeySet:
                 Window(stride),
                 Column(stride),
                 Strided(stride),
-                Block(stride),
+                OwnBlock(stride),
                 Summary(stride, summary, sub_block),
                 Fixed(stride, summary, sub_block),
             ]
@@ -118,7 +118,7 @@ def test_interleaved_follows_the_ratio() -> None:
 @pytest.mark.parametrize(("heads", "first"), [(2, 1), (3, 2), (8, 4)])
 def test_multihead_gives_the_first_half_rounded_up_to_the_first_set(heads: int, first: int) -> None:
     kinds = [keys.name for keys in Pattern("fixed", 8, 4, "multihead").layer(heads)]
-    assert kinds == ["block"] * first + ["summary"] * (heads - first)
+    assert kinds == ["own block"] * first + ["summary"] * (heads - first)
 
 
 def test_distinct_heads_take_their_own_cells_counted_from_the_end() -> None:
@@ -135,7 +135,7 @@ def test_summary_heads_may_see_nothing_at_first() -> None:
 
 def test_head_groups_cut_a_layer_where_the_kind_changes() -> None:
     first, second = head_groups(Pattern("fixed", 8, 2, "multihead").layer(5))
-    assert (first.start, first.stop, first.first, first.first_cells) == (0, 3, Block(8), ())
+    assert (first.start, first.stop, first.first, first.first_cells) == (0, 3, OwnBlock(8), ())
     assert (second.start, second.stop, second.first_cells) == (3, 5, (0, 6))
 
 

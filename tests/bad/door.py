@@ -23,7 +23,9 @@ from typing import Any
 
 import pytest
 
-from src import interrupt, job, run_lock
+from src import job
+from src.runs import lock
+from src.system import signals
 from tests.programs import PROGRAMS
 
 # What a refused command may leave where nothing was: locks, what was said, the folders it looked into.
@@ -82,7 +84,7 @@ def outcome(
 ) -> tuple[int, str, str]:
     """Run a command in this process: exit code, stdout, stderr."""
     monkeypatch.setattr(sys, "argv", [program, *arguments])
-    monkeypatch.setattr(interrupt, "hold", lambda: None)
+    monkeypatch.setattr(signals, "hold", lambda: None)
     monkeypatch.setattr(os, "execv", lambda _, line: sys.exit(job.main(line[3:])))
     capfd.readouterr()
     code: Any
@@ -95,8 +97,8 @@ def outcome(
         for handler in list(logger.handlers):
             logger.removeHandler(handler)
             handler.close()
-        for path in list(run_lock._held):
-            run_lock.release(path.parent)
+        for path in list(lock._held):
+            lock.release(path.parent)
     return (code or 0, *capfd.readouterr())
 
 

@@ -10,9 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from src.config import schema_leaves
+from src.config.schema import schema_leaves
 from tests.bad.door import outcome
-from tests.runs import TINY, corpus
+from tests.tiny_runs import TINY, corpus
 
 ONE_STEP = (
     *TINY, "trainer.max_steps=1", "trainer.val_every=1", "trainer.checkpoint_every=null", "logger.sample_bytes=0",

@@ -11,7 +11,7 @@ import pytest
 
 from tests.bad.door import all_of, file, snapshot
 from tests.bad.test_run_directories import CORPUS, LAST, NEW, a_begun_run, cut
-from tests.runs import cold_command, environment
+from tests.tiny_runs import cold_command, environment
 
 QUICK = {
     "a wrong key": (
@@ -95,7 +95,7 @@ def test_ctrl_c_while_a_command_starts_is_one_word(name, tmp_path):
     assert process.stderr is not None
     said = []
     for text in process.stderr:  # the list of imports shows how far it has come
-        if said and said[-1].rstrip().endswith("src.interrupt"):  # it is imported, and what follows it has begun
+        if said and said[-1].rstrip().endswith("src.system.signals"):  # it is imported, and what follows it has begun
             break
         said.append(text)
     time.sleep({"train": 0.05, "job": 0.5, "eval": 0.1, "sample": 0.0}[name])

@@ -8,18 +8,18 @@ import time
 
 import pytest
 
-from src import run_lock
 from src.errors import UserError
-from src.ranks import LAUNCHED, stands_for_job
+from src.processes.ranks import LAUNCHED, stands_for_job
+from src.runs import lock
 from tests.bad.door import Bad
 from tests.bad.test_run_directories import a_begun_run
-from tests.runs import environment
+from tests.tiny_runs import environment
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from src import run_lock
-run_lock.take(Path(sys.argv[1]))
+from src.runs import lock
+lock.take(Path(sys.argv[1]))
 {then}
 print("held", flush=True)
 time.sleep(600)
@@ -86,25 +86,25 @@ def test_a_killed_job_gives_the_directory_back_though_its_children_live(tmp_path
     process = holder(tmp_path, FORK)
     others.append(process)
     with pytest.raises(UserError, match="is in use by process"):
-        run_lock.take(tmp_path / "run")
+        lock.take(tmp_path / "run")
     process.kill()
     process.wait()
     deadline = time.monotonic() + 60
     while True:  # the kernel is a moment behind `wait`
         try:
-            return run_lock.take(tmp_path / "run")
+            return lock.take(tmp_path / "run")
         except UserError:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         finally:
-            run_lock.release(tmp_path / "run")
+            lock.release(tmp_path / "run")
 
 
 def test_one_process_may_take_it_twice_and_give_it_back(tmp_path, others):
     (tmp_path / "run").mkdir()
-    run_lock.take(tmp_path / "run")
-    run_lock.take(tmp_path / "." / "run")
-    run_lock.release(tmp_path / "run")
+    lock.take(tmp_path / "run")
+    lock.take(tmp_path / "." / "run")
+    lock.release(tmp_path / "run")
     others.append(holder(tmp_path))
 
 

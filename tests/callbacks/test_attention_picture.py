@@ -1,4 +1,4 @@
-"""What heads attend to, drawn at validation and by ``python -m scripts.draw_attention``, for text and for pictures."""
+"""What heads attend to, drawn at validation and by ``scripts.figures.draw_attention``, for text and for pictures."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.runs import command, environment, train_tiny
+from tests.tiny_runs import command, environment, train_tiny
 
 SHORT = ("trainer.max_steps=4", "trainer.val_every=2", "logger.attention_picture=true", "logger.sample_bytes=0")
 PICTURES = ("data.context=48", "model.positions=image", "model.row=4", "attention=strided", "logger.sample_pictures=0")
@@ -26,7 +26,7 @@ def picture_run(tmp_path_factory) -> Path:
 
 
 def drawn(run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "scripts.draw_attention", str(run), *arguments]
+    line = [sys.executable, "-m", "scripts.figures.draw_attention", str(run), *arguments]
     return subprocess.run(line, cwd=run.parent.parent, env=environment(), capture_output=True, text=True, check=False)
 
 

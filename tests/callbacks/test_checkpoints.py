@@ -14,7 +14,7 @@ from src.callbacks.stop_signal import Interrupted
 from src.checkpoint.file import inspect
 from tests.in_process import new_run, train, wait_for_checkpoint
 from tests.kills import differing
-from tests.runs import command, corpus, summary
+from tests.tiny_runs import command, corpus, summary
 
 NEVER = ("trainer.checkpoint_every=null", "trainer.checkpoint_minutes=null", "trainer.val_every=1000")
 

@@ -14,7 +14,7 @@ import torch
 from src.callbacks.disk_space import DiskSpace
 from src.checkpoint.file import inspect
 from src.errors import UserError
-from src.run import Run
+from src.runs.run import Run
 from tests.checkpoint.test_file import roomy_disk, small_disk  # noqa: F401
 from tests.in_process import Fall, new_run, train, wait_for_checkpoint
 

@@ -11,9 +11,9 @@ import torch
 
 from src.callbacks.figures import STATUS, Figures, LoaderClock
 from src.callbacks.progress import short_figures
-from src.models.flops import RunFlops, TrainingFlops
-from src.models.guard import StepGuard
-from src.models.language_model import LanguageModel
+from src.training.flops import RunFlops, TrainingFlops
+from src.training.language_model import LanguageModel
+from src.training.step_guard import StepGuard
 
 FLOPS = TrainingFlops(products=600, attention=400, dense_attention=1400, muon=500)
 

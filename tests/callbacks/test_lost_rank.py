@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from src import ranks
 from src.callbacks.lost_rank import LostRank
-from src.ranks import supervise
+from src.processes import ranks
+from src.processes.ranks import supervise
 
 RANK = """
 import os, signal, sys, time
@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import torch.distributed as dist
 from src.callbacks.lost_rank import LostRank
 from src.callbacks.stop_signal import Interrupted
-from src.ranks import say_lost
+from src.processes.ranks import say_lost
 rank = int(os.environ["RANK"])
 dist.init_process_group("gloo")
 draft = Path(os.environ["DRAFT"])

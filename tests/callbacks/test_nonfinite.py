@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from src.errors import UserError
-from src.models.guard import StepGuard, gradient_norm
-from src.precision import LossScaling
+from src.training.precision import LossScaling
+from src.training.step_guard import StepGuard, gradient_norm
 from tests.in_process import Fall, Poison, new_run, train
 from tests.kills import differing
-from tests.runs import curve
-from tests.test_devices import torchrun
-from tests.test_precision import Overflow, fp16_run
+from tests.tiny_runs import curve
+from tests.training.test_devices import torchrun
+from tests.training.test_precision import Overflow, fp16_run
 
 
 class Weights(Poison):
@@ -165,7 +165,7 @@ def test_an_overflow_at_the_smallest_scale_is_trouble(tmp_path):
 def test_what_one_rank_sees_all_ranks_skip(tmp_path, strategy):
     """Were they not of one mind, their weights would part, or they would wait for each other for ever."""
     run = new_run(tmp_path, "trainer.devices=2", f"trainer.strategy={strategy}", "watch.nonfinite=skip")
-    done = torchrun("-m", "tests.poisoned_job", str(run.path), folder=tmp_path)
+    done = torchrun("-m", "tests.jobs.poisoned_job", str(run.path), folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = curve(run.path)
     column = rows[0].index("train/skipped_steps")
@@ -178,7 +178,7 @@ def test_what_one_rank_sees_all_ranks_skip(tmp_path, strategy):
 @pytest.mark.slow
 def test_every_rank_dumps_what_it_saw(tmp_path):
     run = new_run(tmp_path, "trainer.devices=2", "watch.nonfinite_steps=2")
-    done = torchrun("-m", "tests.poisoned_job", str(run.path), folder=tmp_path)
+    done = torchrun("-m", "tests.jobs.poisoned_job", str(run.path), folder=tmp_path)
     assert done.returncode != 0
     assert "2 optimizer steps in a row had a loss or gradients that are not finite" in done.stderr
     dumps = [torch.load(run.path / f"nonfinite-step-0000003-rank{rank}.pt", weights_only=True) for rank in (0, 1)]

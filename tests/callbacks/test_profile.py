@@ -6,7 +6,7 @@ import json
 import pytest
 
 from src.callbacks.profile import kind_of_work
-from tests.runs import TINY, command, corpus, only_run
+from tests.tiny_runs import TINY, command, corpus, only_run
 
 
 def test_profile_leaves_a_trace_and_a_table(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from src.data import loading
 from src.errors import UserError
 from tests.in_process import new_run, train
-from tests.processes import alive
+from tests.subprocesses import alive
 
 
 def stuck_after(calls: int, monkeypatch, folder: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_slow_loader_is_no_stalled_one(tmp_path, monkeypatch):
 
 
 def test_null_waits_for_ever(tmp_path):
-    from src import build
+    from src.jobs import build
 
     run = new_run(tmp_path, "watch.stall_seconds=null")
     assert not any(type(callback).__name__ == "StalledData" for callback in build.watchdogs(run.config(), run))

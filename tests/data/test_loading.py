@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from src.data.loading import loader
 from src.data.waiting import Waits
 from src.errors import of_the_machine
-from tests.processes import alive
+from tests.subprocesses import alive
 
 
 class Read(Dataset[Any]):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scripts.bench_decode import CHECKED_BATCHES, PATTERNS, errors, network
+from scripts.bench.decode import CHECKED_BATCHES, PATTERNS, errors, network
 from src.attention import Pattern
-from src.models.decoder import Decoder, Norm
-from src.models.decoder_kernels import linear
-from src.models.decoder_tiles import Tiling, gpu_of
+from src.decoding.decoder import Decoder, Norm
+from src.decoding.kernels import linear
+from src.decoding.sampling import Draw, generate, graphed
+from src.decoding.tiles import Tiling, gpu_of
 from src.models.sparse_transformer import SparseTransformer
-from src.sampling import Draw, generate, graphed
 from tests.models.recipes import RECIPES
 
 pytestmark = [

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.kills import DISTURBED, STEPS, Kill, assert_as_unbroken, differing, gone_on, struck
-from tests.runs import TINY, assert_same_outcome, cold_command, corpus, curve, only_run
+from tests.tiny_runs import TINY, assert_same_outcome, cold_command, corpus, curve, only_run
 
 pytestmark = [
     pytest.mark.gpu,

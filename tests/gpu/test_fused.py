@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from src.attention import Pattern
-from src.gradients import GradientMean
-from src.models.language_model import Batch, LanguageModel
 from src.models.sparse_transformer import SparseTransformer
 from src.optimizers.build import OptimizerSettings
 from src.optimizers.schedule import Schedule
+from src.training.gradient_mean import GradientMean
+from src.training.language_model import Batch, LanguageModel
 from tests.models.recipes import RECIPES
 from tests.models.test_sparse_transformer import trained
 

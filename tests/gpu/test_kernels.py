@@ -12,7 +12,8 @@ from itertools import product
 import pytest
 import torch
 
-from src.attention.patterns import KeySet, Pattern
+from src.attention.key_sets import KeySet
+from src.attention.patterns import Pattern
 from src.attention.triton import problem
 
 pytestmark = [

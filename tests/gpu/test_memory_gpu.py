@@ -12,7 +12,7 @@ import torch
 
 from src.checkpoint.file import inspect
 from tests.kills import HOOKS
-from tests.runs import TINY, cold_command, corpus, environment, only_run, summary
+from tests.tiny_runs import TINY, cold_command, corpus, environment, only_run, summary
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,10 +9,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from src.job import train_run
-from src.run import Run
-from tests.runs import TINY, command, corpus, summary
-from tests.test_precision import OPTIMIZERS, check_one_overflow, check_real_overflow, composed
+from src.jobs.training import train_run
+from src.runs.run import Run
+from tests.tiny_runs import TINY, command, corpus, summary
+from tests.training.test_precision import OPTIMIZERS, check_one_overflow, check_real_overflow, composed
 
 pytestmark = [
     pytest.mark.gpu,
@@ -69,6 +69,6 @@ def test_a_step_never_waits_for_the_gpu(tmp_path: Path, monkeypatch, precision):
         *TINY, *wide, *quiet, samples, path, f"precision={precision}", f"paths.output_dir={tmp_path}/runs"
     )
     guard = NoSync(4, 9)
-    monkeypatch.setattr("src.build.PatternPicture", lambda *args: guard)  # rides along in a place of the list
+    monkeypatch.setattr("src.jobs.build.PatternPicture", lambda *args: guard)  # rides along in a place of the list
     train_run(Run.create(config))
     assert guard.guarded == 6

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from tests.runs import TINY, cold_command, corpus, only_run
+from tests.tiny_runs import TINY, cold_command, corpus, only_run
 
 pytestmark = [
     pytest.mark.gpu,

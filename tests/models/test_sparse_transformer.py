@@ -10,10 +10,10 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from src.attention import Pattern
-from src.attention.attend import attend
-from src.cli import CONF
-from src.models.block import FeedForward, ResidualBlock, SparseAttention
+from src.attention.backends import attend
+from src.config.command_line import CONF
 from src.models.embedding import grid_coordinates, grid_sizes
+from src.models.residual_block import FeedForward, ResidualBlock, SparseAttention
 from src.models.sparse_transformer import SparseTransformer
 
 PATTERNS = [Pattern("dense")] + [

@@ -9,7 +9,7 @@ import pytest
 from src.errors import UserError
 from src.reporting.load import load
 from tests.reporting.made import config, entry, every_state, run, sweep
-from tests.runs import environment
+from tests.tiny_runs import environment
 
 
 def test_every_state_is_read(tmp_path):
@@ -36,7 +36,7 @@ def test_every_state_is_read(tmp_path):
 def test_a_running_job_is_seen_by_its_lock(tmp_path):
     folder = every_state(tmp_path / "s")
     take = f"run_lock.take(Path({str(folder)!r}))"
-    program = f"from src import run_lock; from pathlib import Path; {take}; print(1, flush=True); input()"
+    program = f"from src.runs import lock as run_lock; from pathlib import Path; {take}; print(1, flush=True); input()"
     line = [sys.executable, "-c", program]
     holder = subprocess.Popen(line, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "1\n"

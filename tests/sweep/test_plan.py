@@ -5,9 +5,9 @@ import json
 import pytest
 
 from src.errors import UserError
-from src.run import Run
+from src.runs.run import Run
 from src.sweep.plan import fingerprint, job_names, planned
-from tests.test_cli import composed
+from tests.config.test_command_line import composed
 
 
 def jobs(tmp_path, *grid, extra=()):

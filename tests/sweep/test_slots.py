@@ -4,7 +4,7 @@ import pytest
 
 from src.errors import UserError
 from src.sweep.slots import Slots, visible_gpus
-from tests.test_cli import composed
+from tests.config.test_command_line import composed
 
 GPU, CPU = "trainer.accelerator=auto", "trainer.accelerator=cpu"
 

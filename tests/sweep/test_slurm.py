@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from src.cli import CONF
+from src.config.command_line import CONF
 
 SKIPPED = 77
 

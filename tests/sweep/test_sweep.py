@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import children
-from tests.runs import TINY, assert_same_outcome, command, corpus, environment, only_run, summary
+from tests.subprocesses import children
+from tests.tiny_runs import TINY, assert_same_outcome, command, corpus, environment, only_run, summary
 from tests.wandb_files import sent
 
 SMALL = ("logger.sample_bytes=0", "data.workers=0", "trainer.accelerator=cpu")

@@ -9,10 +9,10 @@ import pytest
 
 from scripts.dashboard import main as dashboard
 from src.callbacks import samples
-from src.loggers import as_number
+from src.loggers.build import as_number
 from src.sweep.wandb_folder import gather
-from tests.runs import summary
 from tests.sweep.test_sweep import LONG, begun, steps, swept, wait_for
+from tests.tiny_runs import summary
 from tests.wandb_files import Sent, sent
 
 WANDB = ("logger.kind=wandb", "hydra.launcher.name=s", "hydra.launcher.slots=2")

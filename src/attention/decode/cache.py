@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from src.attention.decode.layout import Group, HeadLayout, Kind, layer_layout
-from src.attention.patterns import KeySet
+from src.attention.key_sets import KeySet
 
 
 class LayerCache:

@@ -6,7 +6,7 @@ What a query may see shrinks as decoding goes on, so most patterns need far less
     Dense               n, slot j                              slots 0 .. t
     Strided, Column     n, slot j                              the last l (Column: 1), then t - l, t - 2l, ...
     Window              a ring of l + 1, slot j mod (l + 1)    the whole ring
-    Block               l, slot l - 1 - j mod l                l - 1 - t mod l .. l - 1
+    OwnBlock            l, slot l - 1 - j mod l                l - 1 - t mod l .. l - 1
     Fixed               the same l, and c for each block       l - 1 - t mod l .. l - 1 + c floor(t/l)
     Summary             c for each block                       the cells up to t
 
@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.attention.patterns import Block, Column, Dense, Fixed, KeySet, Strided, Summary, Window
+from src.attention.key_sets import Column, Dense, Fixed, KeySet, OwnBlock, Strided, Summary, Window
 
 
 class Kind(IntEnum):
@@ -127,7 +127,7 @@ def head_layout(keys: KeySet, n: int) -> HeadLayout:
         case Window(stride):
             ring = min(stride + 1, n)
             return HeadLayout(Kind.RING, ring, reach=ring)
-        case Block(stride):
+        case OwnBlock(stride):
             return HeadLayout(Kind.BLOCK, stride, stride)
         case Fixed(stride, summary):
             # the last block's own cells are never read as cells

@@ -12,7 +12,8 @@ from torch import Tensor
 from src.attention.factorized.parts import tiles_of
 from src.attention.factorized.step import LOG2_E, Backward, Cells, Forward, Sequences
 from src.attention.factorized.tiles import Tile
-from src.attention.patterns import HeadGroup, KeySet, head_groups
+from src.attention.key_sets import KeySet
+from src.attention.patterns import HeadGroup, head_groups
 
 # Scores that one tile may hold. On a CPU they should stay in the cache between the product that makes them and the
 # one that uses them (512 K scores of fp32 are 2 MB); on a GPU larger pieces keep it busy.

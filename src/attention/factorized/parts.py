@@ -7,7 +7,7 @@ holds at least one row of queries and one key.
     Window(l)      own block, and the previous block from position i - l on
     Column(l)      the sequence as (n/l, l), read down the columns, diagonal included
     Strided(l)     own block, previous block from i - l + 1 on, columns strictly below the diagonal
-    Block(l)       own block
+    OwnBlock(l)    own block
     Summary(l, c)  the cells of earlier blocks, and those of the own block up to the query
     Fixed(l, c)    own block, and the cells of earlier blocks
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from src.attention.factorized.tiles import Rows, Tile
-from src.attention.patterns import Block, Column, Fixed, KeySet, Strided, Summary, Window
+from src.attention.key_sets import Column, Fixed, KeySet, OwnBlock, Strided, Summary, Window
 
 # Rows of queries in one tile: enough for the matrix product to be efficient, few enough that a triangle, of which half
 # the scores are computed in vain, is a small part of the whole.
@@ -48,7 +48,7 @@ def tiles_of(keys: KeySet, n: int, budget: int) -> Iterator[Tile]:
             yield from own_blocks(n, stride, budget)
             yield from previous_blocks(n, stride, budget, first=1)
             yield from columns(n, stride, budget, diagonal=False)
-        case Block(stride):
+        case OwnBlock(stride):
             yield from own_blocks(n, stride, budget)
         case Summary(stride, cells):
             yield from earlier_cells(n, stride, cells, budget)

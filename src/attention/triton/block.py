@@ -5,7 +5,7 @@ In their own order, block after block, the summary cells are a short sequence wi
 them is a few runs of neighbouring rows: it is loaded in place by its computed rows, with no gathered copy.
 
     key set          OWN    SUMMARY   keys of query i
-    Block(l)         yes    0         j in the block of i
+    OwnBlock(l) yes    0         j in the block of i
     Summary(l, c)    no     c         every cell j <= i
     Fixed(l, c)      yes    c         the block of i and the cells of earlier blocks, in one online softmax
 """

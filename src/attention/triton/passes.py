@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from src.attention.patterns import Column, Fixed, KeySet, Strided, Summary, Window, head_groups
+from src.attention.key_sets import Column, Fixed, KeySet, Strided, Summary, Window
+from src.attention.patterns import head_groups
 from src.attention.triton import block, column, window
 from src.attention.triton.steps import View
 from src.attention.triton.tuning import Config, find

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from src.attention import KeySet
-from src.attention.attend import Backend, attend, resolve_backend
+from src.attention.backends import Backend, attend, resolve_backend
 from src.models.fused.turned import Turned
 
 
@@ -37,7 +37,7 @@ def attend_packed(
             queries and keys are turned or normalised.
         layer: the key set of each head.
         widths: of queries, keys and values of all heads together.
-        backend: see ``src.attention.attend``.
+        backend: see ``src.attention.backends``.
         table: rotary positions, see ``src.models.rotary``, or None.
         qk_norm: root mean square that each head's queries and keys are given, or None.
     """

@@ -71,9 +71,9 @@ def compile_decoding(
 ) -> list[dict[str, Any]]:
     """Compile every kernel of a decoding step for compute capability ``arch``: few sequences, more, and many; from 9.0
     on both with what such GPUs can and without."""
-    from src.models.decoder import Decoder
-    from src.models.decoder_tiles import LEAST, Gpu
-    from src.models.graphed import GraphedDecoder
+    from src.decoding.cuda_graph import GraphedDecoder
+    from src.decoding.decoder import Decoder
+    from src.decoding.tiles import LEAST, Gpu
     from src.models.sparse_transformer import SparseTransformer
     from tests.models.recipes import RECIPES
 
@@ -97,8 +97,8 @@ def compile_decoding(
 def compile_fused(pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: int) -> list[dict[str, Any]]:
     """Compile every kernel of the fused residual block and loss, attention's own apart, forward and backward; the
     paper's block and the modern one."""
-    from src.models.fused.block import Plan, fused_block
     from src.models.fused.loss import cross_entropy
+    from src.models.fused.residual_block import Plan, fused_block
     from src.models.rotary import rotary_table
     from tests.models.recipes import MODERN
 

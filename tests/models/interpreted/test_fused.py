@@ -12,7 +12,7 @@ from torch import nn
 from src.models.fused import activation, residual
 from src.models.fused.loss import cross_entropy
 from src.models.fused.row_sums import RowSums
-from src.models.language_model import Batch, LanguageModel
+from src.training.language_model import Batch, LanguageModel
 from tests.models.recipes import RECIPES
 from tests.models.test_sparse_transformer import PATTERNS, small, trained
 
@@ -131,7 +131,7 @@ def test_norm_of_large_rows_keeps_its_accuracy():
 
 def test_policies_keep_less_and_less():
     """Numbers kept between the passes, besides the block's input."""
-    from src.models.fused.block import Kept
+    from src.models.fused.residual_block import Kept
 
     names = ("hidden", "normed", "attended", "middle", "middle_normed", "inner")
     kept = Kept(*(torch.zeros(1) for _ in names))  # type: ignore[arg-type]

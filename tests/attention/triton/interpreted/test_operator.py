@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 pytest.importorskip("triton")
 
-from src.attention.patterns import Dense, Fixed, Pattern
+from src.attention.key_sets import Dense, Fixed
+from src.attention.patterns import Pattern
 from src.attention.triton import sparse_attention, sparse_attention_packed
 from src.attention.triton.operator import decode, encode
 

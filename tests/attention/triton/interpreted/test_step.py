@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from src.models.decoder import Decoder
-from src.models.graphed import GraphedDecoder
+from src.decoding.cuda_graph import GraphedDecoder
+from src.decoding.decoder import Decoder
 from tests.models.test_sparse_transformer import PATTERNS, small, trained
 
 

@@ -9,7 +9,8 @@ import torch
 
 pytest.importorskip("triton")
 
-from src.attention.patterns import KeySet, Pattern, Summary, Window
+from src.attention.key_sets import KeySet, Summary, Window
+from src.attention.patterns import Pattern
 from src.attention.reference import reference_attention
 from src.attention.triton import passes, problem, sparse_attention, sparse_attention_packed
 from src.attention.triton.tuning import Config

@@ -1,0 +1,1 @@
+"""Pictures of patterns and of what heads attend to."""

@@ -1,0 +1,215 @@
+"""The paper's table 2 with models of yours: dense, fixed and strided attention on text and on pictures.
+
+    python -m scripts.paper.table2 --text FILE --pictures ARCHIVE --seeds 1,2 --minutes 9 --pack table2.tar.gz
+    python -m scripts.paper.table2 --text FILE --minutes 9 -- text:trainer.max_steps=600 precision=fp16
+    python -m scripts.paper.table2 --from table2.tar.gz --output docs/results.md
+
+One command a machine. Started again it goes on: finished runs are left alone, interrupted ones resume from their
+checkpoints. All runs of a seed see the same bytes in the same order. After training, and by itself where no data are
+named, it writes the figures at equal bytes and at equal time as Markdown with drawings. Overrides of the configuration
+follow behind ``--``, those of one kind of data as text:KEY=VALUE or pictures:KEY=VALUE. docs/sweeps.md has more.
+
+Exit code: 0 when all runs are finished, 75 when the time is up and something is left, otherwise as of a sweep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.paper import study
+from src.errors import UserError, exit_code
+
+SIZES = {
+    "tiny": {"text": "quickstart", "pictures": "pictures_small"},
+    "short": {"text": "text_short", "pictures": "pictures_short"},
+    "paper": {"text": "enwik8", "pictures": "cifar10"},
+}
+OWN = ""  # of --text and --pictures: the experiment's own data set
+PLANNED = "_equal_time"  # behind the name of the folder of runs that are planned for equal time
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, train, report; the exit code."""
+    began = time.monotonic()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    wanted = parser().parse_args(given)
+    codes: list[int] = []
+
+    def work() -> None:
+        folders = [Path(wanted.runs, "sweeps", wanted.name + end) for end in ("", PLANNED)]
+        for archive in wanted.archives:
+            folders += study.unpack(archive, folders[0].parent)
+        folders = list(dict.fromkeys(folders))
+        if kinds(wanted):
+            codes.append(train(wanted, ["-m", "scripts.paper.table2", *given], began, study.limits(wanted)))
+        write(folders, wanted.output or folders[0] / "table2.md", bool(kinds(wanted) or wanted.archives))
+        if wanted.pack is not None:
+            size = study.pack([folder for folder in folders if folder.is_dir()], wanted.pack)
+            print(f"{wanted.pack}: {size / 1e6:.1f} MB, read back by --from")
+
+    return exit_code(work) or max(codes, default=0)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
+    found = argparse.ArgumentParser(
+        prog="python -m scripts.paper.table2", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = found.add_argument
+    for kind, what in (("text", "a file"), ("pictures", "an archive or folder of CIFAR-10")):
+        add(f"--{kind}", nargs="?", const=OWN, metavar="PATH", help=f"{what}; without PATH the experiment's own data")
+    add("--size", choices=tuple(SIZES), default="short", help="experiments: quickstart and pictures_small, text_short "
+        "and pictures_short, or enwik8 and cifar10 (default: short)")  # fmt: skip
+    add("--seeds", default="1", metavar="1,2", help="in this order: all runs of a seed before those of the next")
+    add("--equal-time", action="store_true", help="then train the others as long as dense attention took")
+    study.add_limits(found)
+    add("--name", default="table2", help="of the folder in FOLDER/sweeps (default: table2)")
+    add("--from", dest="archives", action="append", default=[], type=Path, metavar="FILE.tar.gz",
+        help="results that --pack wrote: their finished runs count as done; may be repeated")  # fmt: skip
+    add("--pack", type=Path, metavar="FILE.tar.gz", help="write all results, without checkpoints, into one archive")
+    add("--output", type=Path, metavar="FILE.md", help="of the figures, with drawings in FILE/; of a file that "
+        "has such figures only these are replaced (default: table2.md in the folder of the runs)")  # fmt: skip
+    add("overrides", nargs="*", metavar="-- KEY=VALUE", help="of the configuration of every run, or text:KEY=VALUE")
+    return found
+
+
+def kinds(wanted: argparse.Namespace) -> list[str]:
+    """Name the kinds of data that are to be trained on."""
+    return [kind for kind in ("text", "pictures") if getattr(wanted, kind) is not None]
+
+
+def train(wanted: argparse.Namespace, command: list[str], began: float, seconds: float | None) -> int:
+    """Run what is left of the jobs; the exit code."""
+    code = study.run(jobs(wanted), command, wanted.name, left(began, seconds), wanted.slots)
+    if code or not wanted.equal_time:
+        return code
+    planned = jobs(wanted, equal_time=True)
+    if not planned:
+        return 0
+    return study.run(planned, command, wanted.name + PLANNED, left(began, seconds), wanted.slots)
+
+
+def left(began: float, seconds: float | None) -> float | None:
+    """Give the seconds of a limit that are left."""
+    return None if seconds is None else max(0.0, seconds - (time.monotonic() - began))
+
+
+def jobs(wanted: argparse.Namespace, equal_time: bool = False) -> list[tuple[dict[str, str], Any]]:
+    """Compose the jobs in their order: by seed, then text before pictures, then kinds of attention.
+
+    Raises:
+        UserError: a configuration that cannot run, or seeds that are no numbers.
+    """
+    found = []
+    for seed in seeds(wanted.seeds):
+        for kind in kinds(wanted):
+            words = overrides(wanted, kind)
+            steps = equal_time_steps(wanted, kind) if equal_time else {}
+            for attention in study.grid("table2", words)["attention"]:
+                if equal_time and attention not in steps:
+                    continue
+                name = f"{kind}-{attention}-seed{seed}" + ("-equal-time" if equal_time else "")
+                fixed = [
+                    f"attention={attention}",
+                    f"seed={seed}",
+                    f"name={name}",
+                    f"paths.output_dir={study.quoted(wanted.runs)}",
+                ]
+                if equal_time:
+                    fixed.append(f"trainer.max_steps={steps_begun(wanted, name) or steps[attention]}")
+                own = {"data": kind, "attention": attention, "seed": str(seed)}
+                own |= {"length": "equal time"} if equal_time else {}
+                kept = [word for word in words if word.partition("=")[0] not in ("attention", "experiment")]
+                found.append((own, study.composed([f"experiment={experiment(wanted, kind)}", *kept, *fixed])))
+    return found
+
+
+def seeds(text: str) -> list[int]:
+    """Read ``--seeds``.
+
+    Raises:
+        UserError: they are no whole numbers, or one comes twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
+        raise UserError(f"--seeds must be different whole numbers such as 1,2, found {text!r}")
+    return [int(word) for word in words]
+
+
+def experiment(wanted: argparse.Namespace, kind: str) -> str:
+    """Name the experiment of a kind of data."""
+    return SIZES[wanted.size][kind]
+
+
+def overrides(wanted: argparse.Namespace, kind: str) -> list[str]:
+    """Give the words of one kind of data: where its data are, then what stands behind ``--``.
+
+    Raises:
+        UserError: a word behind ``--`` that is none.
+    """
+    path, words = getattr(wanted, kind), []
+    if path != OWN:
+        file = Path(path).expanduser().absolute()
+        if not file.exists():
+            raise UserError(f"--{kind} must be an existing file or folder, found none there: {file}")
+        words = [f"data.path={study.quoted(file)}"]
+        if kind == "pictures":
+            words.append("data.allow_partial=true")
+        elif file.name.startswith("enwik8"):
+            words = ["data=enwik8", f"paths.data_dir={study.quoted(file.parent)}", "data.allow_partial=true"]
+        else:
+            words.insert(0, "data=bytes")
+    for word in wanted.overrides:
+        head, colon, rest = word.partition(":")
+        if "=" not in word:
+            raise UserError(f"{word!r} behind -- must be KEY=VALUE, text:KEY=VALUE or pictures:KEY=VALUE")
+        if colon and "=" not in head:
+            if head not in ("text", "pictures"):
+                raise UserError(f"{word!r} behind -- must begin with text: or pictures:, found {head}:")
+            words += [rest] if head == kind else []
+        else:
+            words.append(word)
+    return words
+
+
+def equal_time_steps(wanted: argparse.Namespace, kind: str) -> dict[str, int]:
+    """Give the steps that take each attention as long as dense attention took, by the runs that are finished."""
+    from src.reporting import study as figures
+
+    folder = Path(wanted.runs, "sweeps", wanted.name)
+    (mine,) = (found for found in figures.studies(study.run_folders(folder)) if found.kind == kind)
+    return figures.equal_time_steps(mine.runs)
+
+
+def steps_begun(wanted: argparse.Namespace, name: str) -> int | None:
+    """Give the steps of a run that has begun: they stay, or its schedule would be planned anew."""
+    from src.runs.run import Run
+
+    run = Run(Path(wanted.runs, "sweeps", wanted.name + PLANNED, name))
+    return run.config().trainer.max_steps if run.config_file.is_file() else None
+
+
+def write(folders: Sequence[Path], output: Path, trained: bool) -> None:
+    """Write the figures of all runs in some folders, and say where they are; nothing where training began no run.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    from src.reporting.markdown import write_into
+    from src.reporting.results import results
+
+    runs = [run for folder in folders for run in study.run_folders(folder)]
+    if not runs and trained:
+        return
+    block, drawings = results(runs, output.with_suffix("").name)
+    write_into(output, block, drawings)
+    print(output)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Which keys one attention head lets each query see (Child et al. 2019, section 4), exactly.
+
+Positions are 0-based and every set is causal: query ``i`` sees only keys ``j <= i``. Nothing here is larger than O(1):
+counts are closed forms and membership is arithmetic.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class KeySet(ABC):
+    """The keys that one attention head lets each query see."""
+
+    @abstractmethod
+    def sees(self, i: Any, j: Any) -> Any:
+        """Say whether query ``i`` sees key ``j``.
+
+        Args:
+            i: query positions, an integer or an integer tensor.
+            j: key positions, broadcastable with ``i``.
+
+        Returns:
+            A boolean, or a boolean tensor of the broadcast shape.
+        """
+
+    @abstractmethod
+    def pairs(self, n: int) -> int:
+        """Count the (query, key) pairs kept in a sequence of ``n`` positions, in closed form."""
+
+    @property
+    def name(self) -> str:
+        """The set's name in lower case, such as ``own block``, as pictures and errors use it."""
+        return re.sub("(?<!^)([A-Z])", r" \1", type(self).__name__).lower()
+
+
+@dataclass(frozen=True)
+class Dense(KeySet):
+    """Every key up to the query."""
+
+    def sees(self, i: Any, j: Any) -> Any:  # noqa: D102
+        return j <= i
+
+    def pairs(self, n: int) -> int:  # noqa: D102
+        return _triangle(n)
+
+
+@dataclass(frozen=True)
+class _PerStride(KeySet):
+    stride: int
+
+    def __post_init__(self) -> None:
+        require(self.stride >= 1, f"stride must be at least 1, found {self.stride}")
+
+
+@dataclass(frozen=True)
+class Window(_PerStride):
+    """Strided A1 as a head of its own: the previous ``l`` positions and the query's own, ``l + 1`` in all."""
+
+    def sees(self, i: Any, j: Any) -> Any:  # noqa: D102
+        return (j <= i) & (i - j <= self.stride)
+
+    def pairs(self, n: int) -> int:  # noqa: D102
+        return _band(n, self.stride + 1)
+
+
+@dataclass(frozen=True)
+class Column(_PerStride):
+    """Strided A2: every ``l``-th position back from the query, its own included."""
+
+    def sees(self, i: Any, j: Any) -> Any:  # noqa: D102
+        return (j <= i) & ((i - j) % self.stride == 0)
+
+    def pairs(self, n: int) -> int:  # noqa: D102
+        blocks, rest = divmod(n, self.stride)
+        return self.stride * _triangle(blocks) + rest * (blocks + 1)
+
+
+@dataclass(frozen=True)
+class Strided(_PerStride):
+    """Strided A1 u A2: the last ``l`` positions and every ``l``-th one before, each key once."""
+
+    def sees(self, i: Any, j: Any) -> Any:  # noqa: D102
+        return (j <= i) & ((i - j < self.stride) | ((i - j) % self.stride == 0))
+
+    def pairs(self, n: int) -> int:  # noqa: D102
+        below_diagonal = Column(self.stride).pairs(n) - n
+        return _band(n, self.stride) + below_diagonal
+
+
+@dataclass(frozen=True)
+class OwnBlock(_PerStride):
+    """Fixed A1: the positions of the query's own block of ``l``, up to the query."""
+
+    def sees(self, i: Any, j: Any) -> Any:  # noqa: D102
+        return (j <= i) & (j // self.stride == i // self.stride)
+
+    def pairs(self, n: int) -> int:  # noqa: D102
+        blocks, rest = divmod(n, self.stride)
+        return blocks * _triangle(self.stride) + _triangle(rest)
+
+
+@dataclass(frozen=True)
+class WithSummary(_PerStride):
+    """What sets with summary cells share: ``summary`` cells a block, the ``sub_block``-th from its end."""
+
+    summary: int
+    sub_block: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            1 <= self.summary <= self.stride and self.stride % self.summary == 0,
+            f"summary must divide stride ({self.stride}), found {self.summary}",
+        )
+        choices = self.stride // self.summary
+        require(
+            0 <= self.sub_block < choices,
+            f"sub_block must be from 0 to {choices - 1}, found {self.sub_block}",
+        )
+
+    @property
+    def first_cell(self) -> int:
+        """First summary cell within a block; the cells are ``first_cell`` to ``first_cell + summary - 1``."""
+        return self.stride - (self.sub_block + 1) * self.summary
+
+    def is_cell(self, j: Any) -> Any:
+        """Say whether position ``j`` is a summary cell."""
+        cell = j % self.stride
+        return (cell >= self.first_cell) & (cell < self.first_cell + self.summary)
+
+
+@dataclass(frozen=True)
+class Summary(WithSummary):
+    """Fixed A2: the summary cells of every block, ``c`` in each; empty for queries before the first cell.
+
+    ``sub_block`` counts back from the end of the block: 0 is the paper's last ``c`` positions (section 4.3).
+    """
+
+    def sees(self, i: Any, j: Any) -> Any:  # noqa: D102
+        return (j <= i) & self.is_cell(j)
+
+    def pairs(self, n: int) -> int:  # noqa: D102
+        blocks, rest = divmod(n, self.stride)
+        # a cell at position j is seen by the n - j queries from j on
+        offsets = self.summary * self.first_cell + _triangle(self.summary - 1)
+        whole = self.summary * (blocks * n - self.stride * _triangle(blocks - 1)) - blocks * offsets
+        cells = max(0, min(self.summary, rest - self.first_cell))
+        return whole + cells * (rest - self.first_cell) - _triangle(cells - 1)
+
+
+@dataclass(frozen=True)
+class Fixed(WithSummary):
+    """Fixed A1 u A2: the query's own block, and the summary cells of every earlier block."""
+
+    def sees(self, i: Any, j: Any) -> Any:  # noqa: D102
+        return (j <= i) & ((j // self.stride == i // self.stride) | self.is_cell(j))
+
+    def pairs(self, n: int) -> int:  # noqa: D102
+        blocks = n // self.stride
+        earlier = self.summary * (blocks * n - self.stride * _triangle(blocks))
+        return OwnBlock(self.stride).pairs(n) + earlier
+
+
+def _triangle(n: int) -> int:
+    return n * (n + 1) // 2 if n > 0 else 0
+
+
+def _band(n: int, width: int) -> int:
+    """Pairs of a causal band that holds the query and the ``width - 1`` keys before it."""
+    return _triangle(min(n, width)) + max(0, n - width) * width
+
+
+def require(true: bool, sentence: str) -> None:
+    """Raise ValueError with ``sentence`` where something is not ``true``."""
+    if not true:
+        raise ValueError(sentence)

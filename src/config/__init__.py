@@ -1,0 +1,1 @@
+"""The configuration: its keys, its checks, how it is composed and restored."""

@@ -1,0 +1,204 @@
+"""What the commands share: compose with Hydra, and tell a user's mistake in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from src.config import hydra_internals
+from src.config.schema import Config, EvalConfig, SampleConfig, schema_leaves
+from src.errors import UserError, of_the_machine
+from src.system.signals import STOPPED, raise_again
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+WORDS = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list[str]": "a list",
+}
+
+
+def command(config_name: str, task: Callable[[DictConfig], None]) -> None:
+    """Compose the command line's configuration and hand it to ``task``, once for each job of a sweep.
+
+    Args:
+        config_name: file of conf/ that the composition starts from.
+        task: what to do with a composed configuration. A ``UserError`` in one job leaves the others alone.
+
+    Exits with code 2 after the sentences of all user errors.
+    """
+    mistakes: list[UserError] = []
+    composing = True
+
+    def guarded(cfg: DictConfig) -> None:
+        nonlocal composing
+        composing = False
+        try:
+            task(cfg)
+        except Exception as error:
+            told = error if isinstance(error, UserError) else of_the_machine(error)
+            if told is None:
+                raise
+            mistakes.append(told)
+            say_error(told)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of Hydra's own printing
+    try:
+        raise_again()
+        sys.argv[1:] = sorted(sys.argv[1:], key=_is_key)  # options first: argparse takes keys in one place alone
+        _check_words()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
+    except (HydraException, OmegaConfBaseException, ArgumentError) as error:
+        ours = error.__cause__  # of a launcher or sweeper of ours, which Hydra builds
+        say_error(ours if isinstance(ours, UserError) else UserError(composition_sentence(error)))
+        sys.exit(2)
+    except UserError as error:  # of a sweep as a whole
+        say_error(error)
+        sys.exit(2)
+    except ValueError as error:
+        if not composing:
+            raise  # a fault of ours in a task, not a mistake of the user: it keeps its traceback
+        say_error(UserError(composition_sentence(error)))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(STOPPED)
+    if mistakes:
+        sys.exit(2)
+
+
+def say_error(error: UserError) -> None:
+    """Print a user's mistake on stderr."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+
+
+def typed(cfg: DictConfig, kind: type[Config] = Config) -> Config:
+    """Turn a composed configuration into its dataclass.
+
+    Args:
+        cfg: as Hydra composed it.
+        kind: ``Config``, or ``EvalConfig`` with the keys of ``src.eval``.
+
+    Raises:
+        UserError: a key that the schema does not have (``+key=value``), or one without a value.
+    """
+    known = schema_leaves(kind)
+    for key in _leaves(cfg, known):
+        if key not in known:
+            raise UserError(_unknown(key))
+    try:
+        return OmegaConf.to_object(cfg)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise UserError(composition_sentence(error)) from error
+
+
+def overridden_keys() -> list[str]:
+    """Keys and groups that the command line of this job names, in its order."""
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    return [override.key_or_group for override in overrides]
+
+
+def composition_sentence(error: BaseException) -> str:
+    """Say in one sentence what Hydra or OmegaConf found wrong: the key, the value and what is allowed."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = getattr(cause, "full_key", None)
+    if isinstance(error, MissingConfigException):
+        return _missing_file(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be read as KEY=VALUE: quote values that hold blanks, commas or brackets"
+    if isinstance(cause, ValidationError) and key:
+        allowed = allowed_words(_all_leaves().get(key, "a value of another type"))
+        return f"{key} must be {allowed}, found {getattr(cause, 'value', None) or _value_given(key)!r}"
+    if isinstance(cause, MissingMandatoryValue) and key:
+        return f"{key} has no value: give it as {key}=VALUE"
+    if isinstance(cause, InterpolationResolutionError | GrammarParseError) and key:
+        return f"{key} cannot be resolved: {str(cause).splitlines()[0]}"
+    if key:
+        return _unknown(_key_given(key))
+    first, *rest = str(error).strip().splitlines()
+    if first.startswith("Could not override '"):
+        return _unknown(_key_given(first.split("'")[1]))
+    return f"{first} {rest[0].strip()}" if rest and first.endswith(":") else first
+
+
+def _missing_file(error: MissingConfigException) -> str:
+    group, _, choice = str(error.missing_cfg_file).rpartition("/")
+    if group:
+        return f"{group}={choice} is no choice of conf/{group}/: allowed are {', '.join(error.options or ())}"
+    return f"--config-name={choice} is no file of conf/: leave it out, each command has its own"
+
+
+def allowed_words(type_name: str) -> str:
+    """Say a type of the schema in words."""
+    names = [part.strip() for part in type_name.split("|")]
+    return " or ".join("null" if name == "None" else WORDS.get(name, name) for name in names)
+
+
+def _is_key(word: str) -> bool:
+    return not word.startswith("-") and ("=" in word or word.startswith("~"))
+
+
+def _check_words() -> None:
+    """Refuse words that Hydra would answer with its usage, or with the keys that are then missing."""
+    parser = hydra_internals.get_args_parser()
+    parser.exit_on_error = False
+    known, unknown = parser.parse_known_args()
+    if unknown:
+        raise ArgumentError(None, f"{unknown[0]} is no option: keys are given as KEY=VALUE, --help lists them all")
+    for word in known.overrides:
+        key = word.partition("=")[0].removeprefix("~")
+        if word.startswith("~") and any(f"{leaf}.".startswith(f"{key}.") for leaf in _all_leaves()):
+            raise ArgumentError(None, f"{word} takes away what every run needs: give {key} a value instead")
+
+
+def _all_leaves() -> dict[str, str]:
+    """Keys of all commands."""
+    return schema_leaves(EvalConfig) | schema_leaves(SampleConfig)
+
+
+def _value_given(key: str) -> str:
+    given = [a.partition("=")[2] for a in sys.argv[1:] if a.partition("=")[0].lstrip("+") == key]
+    return given[-1] if given else ""
+
+
+def _key_given(beginning: str) -> str:
+    keys = [a.partition("=")[0] for a in sys.argv[1:]]
+    return next((key for key in keys if key.startswith(beginning)), beginning)
+
+
+def _unknown(key: str) -> str:
+    groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+    near = [k for k in difflib.get_close_matches(key, [*_all_leaves(), *groups], n=2) if k != key]
+    hint = f": did you mean {near[0]}?" if near else ": --help lists them all"
+    return f"{key} is not a key of the configuration{hint}"
+
+
+def _leaves(cfg: Any, known: dict[str, str], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name in cfg:
+        key, node = f"{prefix}{name}", hydra_internals.node(cfg, name)
+        if isinstance(node, DictConfig) and key not in known:
+            keys += _leaves(node, known, f"{key}.")
+        else:
+            keys.append(key)
+    return keys

@@ -1,0 +1,1 @@
+"""Generation byte by byte: caches, kernels, sampling."""

@@ -1,0 +1,80 @@
+"""What a trained network attends to: the attention weights of a few queries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from src.attention import KeySet
+from src.attention.learned import Learned
+from src.models.residual_block import ResidualBlock
+from src.models.sparse_transformer import SparseTransformer
+
+
+@torch.no_grad()
+def attention_weights(model: SparseTransformer, x: Tensor, queries: Tensor) -> list[Tensor]:
+    """Compute the attention weights of some positions in every block and head, from the network's own q and k.
+
+    Position t predicts byte t and holds byte t - 1 (the start symbol at 0); so does key position j. Memory and time are
+    O(N) a query; no (N, N) matrix is made. The network is put in evaluation mode for the time of the call.
+
+    Args:
+        model: the network.
+        x: (N,) bytes of any integer dtype.
+        queries: (Q,) int64 positions below N.
+
+    Returns:
+        One float32 tensor (H, Q, N) a block: rows sum to 1 and are 0 outside the head's key set; a row without any key
+        is all 0.
+    """
+    training = model.training
+    model.eval()
+    try:
+        hidden = model.embedding(x[None])
+        table = None if model.rotary is None else model.rotary(0, len(x))
+        weights = []
+        for block in model.blocks:
+            assert isinstance(block, ResidualBlock)
+            weights.append(_block_weights(block, hidden, queries.to(x.device), table))
+            hidden = block.forward(hidden, table=table)  # not block(...): its hooks would call for FSDP2's other ranks
+    finally:
+        model.train(training)
+    return weights
+
+
+def learned_attention(
+    model: SparseTransformer, x: Tensor, query: int, blocks: Sequence[int], heads: Sequence[int]
+) -> Learned:
+    """Compute what some blocks and heads attend to when byte ``query`` is predicted, for ``draw_learned``.
+
+    Args:
+        model: the network.
+        x: (N,) bytes of any integer dtype, on any device; only those before ``query`` matter.
+        query: position below N.
+        blocks: numbers of the residual blocks, from 0.
+        heads: numbers of the heads, from 0.
+    """
+    found = attention_weights(model, x[: query + 1].to(model.output.weight.device), torch.tensor([query]))
+    weights = torch.stack([found[block][list(heads), 0] for block in blocks])
+    names = []
+    for block in blocks:
+        layer = cast(ResidualBlock, model.blocks[block]).attention.layer
+        names.append([layer[head].name for head in heads])
+    return Learned(query, weights.cpu().numpy(), blocks, heads, names)
+
+
+def _block_weights(block: ResidualBlock, hidden: Tensor, queries: Tensor, table: Tensor | None) -> Tensor:
+    attention = block.attention
+    q, k, _ = attention.queries_keys_values(block.attention_norm(hidden), table)
+    scores = torch.einsum("qhd,nhd->hqn", q[0, queries].float(), k[0].float()) / math.sqrt(q.shape[-1])
+    return torch.stack([_softmax(s, keys, queries) for s, keys in zip(scores, attention.layer, strict=True)])
+
+
+def _softmax(scores: Tensor, keys: KeySet, queries: Tensor) -> Tensor:
+    """Softmax over the key set of each query: ``scores`` and the result are (Q, N)."""
+    seen = keys.sees(queries[:, None], torch.arange(scores.shape[-1], device=scores.device)[None, :])
+    return scores.masked_fill(~seen, -torch.inf).softmax(-1).masked_fill(~seen, 0.0)

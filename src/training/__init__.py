@@ -1,0 +1,1 @@
+"""What training is made of: the LightningModule, strategies, number formats, CUDA graphs, arithmetic."""

@@ -1,0 +1,52 @@
+"""Every experiment file trains as it did: the same bits twice on one machine, the stored losses on any."""
+
+import pytest
+
+from src.config.command_line import CONF
+from tests.golden import EXPERIMENTS, TOLERANCE, greatest_difference, losses, make_data, stored
+
+SLOW = ("imagenet64", "long_1m")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    make_data(folder)
+    return folder
+
+
+def test_no_experiment_is_forgotten():
+    assert {name.partition("-")[0] for name in EXPERIMENTS} == {
+        path.stem for path in (CONF / "experiment").glob("*.yaml")
+    }
+
+
+@pytest.mark.parametrize(
+    "experiment", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EXPERIMENTS]
+)
+def test_losses_are_the_same_twice_and_those_that_are_stored(data, tmp_path, experiment):
+    first, second = (losses(experiment, data, tmp_path) for _ in range(2))
+    assert first == second  # to the last bit
+    golden = stored(experiment)
+    assert golden["changes"] == list(EXPERIMENTS[experiment])
+    assert greatest_difference(first, golden) <= TOLERANCE
+    assert first["train"][-1] < first["train"][0]
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    ["seed=2", "optimizer.beta2=0.96", "optimizer.warmup_steps=5", "model.dropout=0.39", "attention.summary=8"],
+)
+def test_a_mistake_would_be_seen(data, tmp_path, mistake):
+    """The tolerance is no wider than it must be: a slightly different model or schedule is far outside of it."""
+    found = losses("enwik8", data, tmp_path, mistake)
+    assert greatest_difference(found, stored("enwik8")) > 5 * TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    ["model.rotary=5000", "optimizer.muon_learning_rate=0.0204", "optimizer.decay_share=0.5", "model.qk_norm=null"],
+)
+def test_a_mistake_in_the_modern_recipe_would_be_seen(data, tmp_path, mistake):
+    found = losses("text_short", data, tmp_path, mistake)
+    assert greatest_difference(found, stored("text_short")) > 5 * TOLERANCE
