@@ -12,8 +12,7 @@ from src.callbacks.checkpoints import Checkpoints
 from src.jobs import build
 from src.jobs.training import train_run
 from src.runs.run import Run
-from tests.config.test_command_line import composed
-from tests.tiny_runs import TINY, corpus
+from tests.tiny_runs import TINY, composed, corpus
 
 
 def new_run(folder: Path, *changes: str) -> Run:

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from src.config.command_line import CONF
+from src.config.composing import composed as composed_of
+from src.config.schema import Config
 from tests.warm import Warm
 
 WARM = Warm()
@@ -33,6 +35,11 @@ TINY = (
     "logger.sample_bytes=8",
     "logger.attention_picture=false",
 )
+
+
+def composed(*words: str) -> Config:
+    """A configuration as src.train has it before its checks."""
+    return composed_of(words, checked=False)
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from scripts.bench.loader import composed
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.stop_signal import StopSignal
 from src.checkpoint.background import BackgroundWriter
+from src.config.composing import composed
 from src.jobs import build
 from src.runs.log import quiet_libraries
 from src.runs.run import Run

@@ -19,12 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from src.config.checks import check
-from src.config.command_line import CONF, typed
-from src.config.schema import Config
+from src.config.composing import composed
 from src.data.base import ByteDataModule
 from src.jobs import build
 
@@ -67,15 +63,6 @@ def made_text(folder: Path) -> list[str]:
     path = folder / "random.bin"
     path.write_bytes(np.random.default_rng(0).bytes(MADE))
     return ["experiment=enwik8", "data=bytes", f"data.path={path}", "data.batch_size=2"]
-
-
-def composed(overrides: list[str]) -> Config:
-    """Compose and check a configuration, as src.train does."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        config = typed(compose("config", overrides))
-    check(config)
-    return config
 
 
 def measure(data: ByteDataModule, steps: int, step_seconds: float) -> Rate:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import torch
 
-from scripts.bench.loader import composed
+from src.config.composing import composed
 from src.config.schema import Config
 from src.jobs import build
 from src.training import build_model

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from scripts.bench.quality_queue import Bench, read
 from scripts.bench.quality_rows import OWN_KEYS, RATES, Result, Row, report, rows
-from scripts.paper.study import composed
+from scripts.paper.study import runnable
 from scripts.paper.table2 import OWN, kinds, overrides
 from src.errors import UserError, exit_code
 from src.reporting.markdown import write_into
@@ -99,7 +99,7 @@ def jobs(wanted: argparse.Namespace) -> list[Result]:
             if word.partition("=")[0] in OWN_KEYS:
                 raise UserError(f"{word!r} behind -- must not be of {', '.join(OWN_KEYS)}: the rows choose them")
         job = row.job(words, minutes, wanted.rate_share) | {"val_bytes": wanted.val_bytes}
-        composed(job["keys"])
+        runnable(job["keys"])
         found.append(job)
     return found
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from scripts.bench.quality_models import Model, Ours, Peer, free, synchronize
 from scripts.bench.quality_rows import PEER
-from scripts.paper.study import composed
+from scripts.paper.study import runnable
 from src.config.schema import Config
 from src.data.base import ByteDataModule
 from src.data.loading import TrainDataset, loader
@@ -78,7 +78,7 @@ def answer(job: dict[str, Any], say: Say) -> dict[str, Any]:
 
 def trained(job: dict[str, Any], say: Say) -> Iterator[dict[str, Any]]:
     """Train a row, and give its figures piece by piece: what is known when it fails is kept."""
-    config = composed(job["keys"])
+    config = runnable(job["keys"])
     if config.precision.name not in ("bf16", "fp32"):
         raise UserError(f"precision.name must be bf16 or fp32 in bench_quality, found {config.precision.name}")
     device = torch.device("cuda" if build.on_gpu(config) else "cpu")
@@ -150,7 +150,7 @@ def best_rate(
     tried: dict[str, float | None] = {}
     spent = 0.0
     for rate in job["rates"]:
-        config = composed([*job["keys"], f"optimizer.learning_rate={rate}"])
+        config = runnable([*job["keys"], f"optimizer.learning_rate={rate}"])
         done = train(model, config, data, steps, 1, None, functools.partial(_of_rate, say, rate))
         spent, bits = spent + done.seconds, done.curve[-1][2]
         tried[str(rate)] = bits if math.isfinite(bits) else None
@@ -158,7 +158,7 @@ def best_rate(
     if not finite:
         raise UserError(f"no rate of {', '.join(tried)} trains to a finite figure: give lower ones as --rates")
     best = min(finite, key=lambda rate: finite[rate])
-    return composed([*job["keys"], f"optimizer.learning_rate={best}"]), tried, spent / steps / len(job["rates"])
+    return runnable([*job["keys"], f"optimizer.learning_rate={best}"]), tried, spent / steps / len(job["rates"])
 
 
 def _of_rate(say: Say, rate: float, text: str) -> None:

@@ -174,7 +174,7 @@ def configured(row: Row, options: argparse.Namespace, text: Path) -> Any:
     Raises:
         UserError: it cannot run, or not on this machine.
     """
-    from scripts.bench.loader import composed
+    from src.config.composing import composed
     from src.jobs.machine import check_machine
 
     each = min(PAPER.get(row.model, 2), row.batch // row.devices)

@@ -26,9 +26,9 @@ import torch
 from torch import nn
 
 from scripts.bench.attention import header, matrix_rate
-from scripts.bench.loader import composed
 from scripts.bench.step_rows import ROWS
 from src.callbacks.profile import kind_of_work
+from src.config.composing import composed
 from src.config.schema import Config
 from src.models.residual_block import SparseAttention
 from src.training import build_model

@@ -20,16 +20,13 @@ def main() -> int:
         "overrides", nargs="*", metavar="KEY=VALUE", help="as for src.train, for example experiment=cifar10"
     )
     overrides = parser.parse_args().overrides
-    from hydra import compose, initialize_config_dir
-
-    from src.config.command_line import CONF, typed
+    from src.config.composing import composed
     from src.data.pictures import PictureDataModule
     from src.errors import UserError
     from src.jobs import build
 
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            data = build.data_module(typed(compose("config", overrides)))
+        data = build.data_module(composed(overrides))
         data.prepare_data()
         data.setup()
         splits = data.splits

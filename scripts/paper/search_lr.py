@@ -77,7 +77,7 @@ def jobs(wanted: argparse.Namespace) -> tuple[list[tuple[dict[str, str], Any]], 
     found = []
     for name, (batch, rate) in zip(run_names(values), itertools.product(values[BATCH], values[RATE]), strict=True):
         own = [f"{BATCH}={batch}", f"{RATE}={rate}", f"name={name}", f"paths.output_dir={study.quoted(wanted.runs)}"]
-        config = study.composed([*kept, *own])
+        config = study.runnable([*kept, *own])
         steps = max(1, round(1e6 * wanted.megabytes / (config.data.batch_size * config.data.context)))
         short = config.optimizer.short_context_steps / (config.trainer.max_steps or math.inf)
         config.optimizer.short_context_steps = round(min(1.0, short) * steps)

@@ -12,12 +12,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
-from src.config.checks import check
-from src.config.command_line import CONF, composition_sentence, typed
+from src.config.composing import composed, raw
 from src.config.schema import Config
 from src.errors import UserError
 from src.jobs.machine import check_machine
@@ -34,26 +29,20 @@ NEWEST_OF = ("samples", "attention")
 MOST_BYTES = 32 << 20  # of one file of an archive
 
 
-def composed(overrides: Sequence[str]) -> Config:
-    """Compose and check one job from the words of a command line.
+def runnable(words: Sequence[str]) -> Config:
+    """Compose one job from the words of a command line.
 
     Raises:
-        UserError: a configuration that cannot run.
+        UserError: a configuration that cannot run, or not on this machine.
     """
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = typed(compose("config", list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(composition_sentence(error)) from error
-    check(config)
+    config = composed(words)
     check_machine(config)
     return config
 
 
 def grid(sweep: str, overrides: Sequence[str] = ()) -> dict[str, list[str]]:
     """Read the keys that conf/sweep/SWEEP.yaml varies, with their values; ``overrides`` may name other values."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        params = compose("config", [f"sweep={sweep}"], return_hydra_config=True).hydra.sweeper.params
+    params = raw("config", [f"sweep={sweep}"], return_hydra_config=True).hydra.sweeper.params
     given = dict(word.split("=", 1) for word in overrides if "=" in word)
     return {str(key): [value.strip() for value in str(given.get(key, params[key])).split(",")] for key in params}
 

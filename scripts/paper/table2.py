@@ -125,7 +125,7 @@ def jobs(wanted: argparse.Namespace, equal_time: bool = False) -> list[tuple[dic
                 own = {"data": kind, "attention": attention, "seed": str(seed)}
                 own |= {"length": "equal time"} if equal_time else {}
                 kept = [word for word in words if word.partition("=")[0] not in ("attention", "experiment")]
-                found.append((own, study.composed([f"experiment={experiment(wanted, kind)}", *kept, *fixed])))
+                found.append((own, study.runnable([f"experiment={experiment(wanted, kind)}", *kept, *fixed])))
     return found
 
 

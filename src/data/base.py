@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from src.data.byte_windows import Bytes, ByteStore, EvalWindows, TrainWindows
 from src.data.loading import EvalDataset, EvalItems, TrainDataset, TrainItems, loader
+from src.data.portions import Portions
 from src.data.sampler import EvalBatchSampler, TrainBatchSampler, TrainOrder, micro_batch_size
 from src.data.score_windows import ScoreBatchSampler, ScoreWindows
 from src.data.waiting import Waits
@@ -51,40 +52,14 @@ class ByteDataModule(LightningDataModule):
     trainer the loaders are those of a single device, and training is one epoch.
 
     Args:
-        context: bytes of a sequence.
-        batch_size: sequences of one optimizer step over all devices.
-        seed: seed of the training order.
-        micro_batch: sequences of one forward pass on one device; None for the device's share of the batch.
-        eval_batch_size: sequences of one evaluation batch on one device; None for the micro-batch.
-        workers: loader processes a device.
-
-    Raises:
-        UserError: an impossible value; the sentence names its key.
+        portions: of a sequence, a batch and the order; its fields are attributes of the module as well.
     """
 
-    def __init__(
-        self,
-        context: int,
-        batch_size: int,
-        seed: int,
-        *,
-        micro_batch: int | None = None,
-        eval_batch_size: int | None = None,
-        workers: int = 0,
-    ) -> None:
+    def __init__(self, portions: Portions) -> None:
         super().__init__()
-        _at_least(1, "data.context", context)
-        _at_least(1, "data.batch_size", batch_size)
-        _at_least(0, "seed", seed)
-        _at_least(1, "data.micro_batch", micro_batch)
-        _at_least(1, "data.eval_batch_size", eval_batch_size)
-        _at_least(0, "data.workers", workers)
-        self.context = context
-        self.batch_size = batch_size
-        self.seed = seed
-        self.micro_batch = micro_batch
-        self.eval_batch_size = eval_batch_size
-        self.workers = workers
+        self.context, self.batch_size, self.seed = portions.context, portions.batch_size, portions.seed
+        self.micro_batch, self.eval_batch_size = portions.micro_batch, portions.eval_batch_size
+        self.workers = portions.workers
         self.waits = Waits()
         """What this process waits for while it waits for a batch."""
         self._splits: Splits | None = None
@@ -165,7 +140,8 @@ class ByteDataModule(LightningDataModule):
         start, stop = 0, self.steps(1)
         if self.trainer is not None:
             start, stop = self.trainer.global_step, self.trainer.max_steps
-            _at_least(1, "trainer.max_steps", stop)
+            if stop < 1:
+                raise UserError(f"trainer.max_steps must be at least 1, found {stop}")
         sampler = TrainBatchSampler(
             self.batch_size,
             micro_batch=self.micro_batch,
@@ -250,8 +226,3 @@ class WindowDataModule(ByteDataModule):
         """Give the windows of a split that overlap by ``min_context`` bytes (the paper's table 3)."""
         assert isinstance(items, EvalWindows)
         return ScoreWindows(items.store, self.context, min_context)
-
-
-def _at_least(least: int, key: str, found: int | None) -> None:
-    if found is not None and found < least:
-        raise UserError(f"{key} must be at least {least}, found {found}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from src.data.base import Fact, Splits, WindowDataModule
 from src.data.byte_windows import split_90_5_5
 from src.data.files import digest
+from src.data.portions import Portions
 from src.errors import UserError
 
 _LEAST_BYTES = 20  # so that 5% is at least one byte
@@ -18,33 +19,15 @@ class BytesFile(WindowDataModule):
 
     Args:
         path: the file.
-        context: bytes of a sequence.
-        batch_size: sequences of one optimizer step over all devices.
-        seed: seed of the training order.
-        micro_batch: sequences of one forward pass on one device; None for the device's share of the batch.
-        eval_batch_size: sequences of one evaluation batch on one device; None for the micro-batch.
-        workers: loader processes a device.
+        portions: of a sequence, a batch and the order.
     """
 
     def __init__(
         self,
         path: Path,
-        context: int,
-        batch_size: int,
-        seed: int,
-        *,
-        micro_batch: int | None = None,
-        eval_batch_size: int | None = None,
-        workers: int = 0,
+        portions: Portions,
     ) -> None:
-        super().__init__(
-            context,
-            batch_size,
-            seed,
-            micro_batch=micro_batch,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-        )
+        super().__init__(portions)
         self.path = Path(path).expanduser().absolute()
 
     def prepare_data(self) -> None:

@@ -22,6 +22,7 @@ from src.data.pictures import (
     mapped_pictures,
     picture_bytes,
 )
+from src.data.portions import Portions
 from src.errors import UserError
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar.xz", ".tar")
@@ -55,12 +56,9 @@ class Cifar10(PictureDataModule):
 
     Args:
         data_dir: folder of all data sets.
-        context: bytes of a sequence: 3,072.
-        batch_size: sequences of one optimizer step over all devices.
-        seed: seed of the training order.
+        portions: of batches; ``context`` is 3,072.
         path: an archive or folder elsewhere; None to look in ``data_dir``.
         allow_partial: accept fewer pictures, or files with other checksums: labelled, the last 4% of training held out.
-        portions: ``micro_batch``, ``eval_batch_size`` and ``workers`` of ``ByteDataModule``.
     """
 
     URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -69,15 +67,12 @@ class Cifar10(PictureDataModule):
     def __init__(
         self,
         data_dir: Path,
-        context: int,
-        batch_size: int,
-        seed: int,
+        portions: Portions,
         *,
         path: Path | None = None,
         allow_partial: bool = False,
-        **portions: Any,
     ) -> None:
-        super().__init__(context, batch_size, seed, **portions)
+        super().__init__(portions)
         self.data_dir = Path(data_dir).expanduser().absolute()
         self.folder = self.data_dir / "cifar10"
         self.path = None if path is None else Path(path).expanduser().absolute()

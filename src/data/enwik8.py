@@ -9,6 +9,7 @@ from src.data.base import Splits, WindowDataModule
 from src.data.byte_windows import split_90_5_5
 from src.data.download import Remote, download
 from src.data.files import alone, remember_digest, remembered_digest
+from src.data.portions import Portions
 from src.errors import UserError
 
 
@@ -20,13 +21,8 @@ class Enwik8(WindowDataModule):
 
     Args:
         data_dir: folder of all data sets.
-        context: bytes of a sequence.
-        batch_size: sequences of one optimizer step over all devices.
-        seed: seed of the training order.
+        portions: of a sequence, a batch and the order.
         allow_partial: accept a beginning of enwik8, also named ``enwik8_...``, split in the same proportions.
-        micro_batch: sequences of one forward pass on one device; None for the device's share of the batch.
-        eval_batch_size: sequences of one evaluation batch on one device; None for the micro-batch.
-        workers: loader processes a device.
     """
 
     URL = "http://mattmahoney.net/dc/enwik8.zip"
@@ -37,23 +33,11 @@ class Enwik8(WindowDataModule):
     def __init__(
         self,
         data_dir: Path,
-        context: int,
-        batch_size: int,
-        seed: int,
+        portions: Portions,
         *,
         allow_partial: bool = False,
-        micro_batch: int | None = None,
-        eval_batch_size: int | None = None,
-        workers: int = 0,
     ) -> None:
-        super().__init__(
-            context,
-            batch_size,
-            seed,
-            micro_batch=micro_batch,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-        )
+        super().__init__(portions)
         self.data_dir = Path(data_dir).expanduser().absolute()
         self.folder = self.data_dir / "enwik8"
         self.allow_partial = allow_partial

@@ -15,6 +15,7 @@ from src.data.pictures import (
     mapped_pictures,
     picture_bytes,
 )
+from src.data.portions import Portions
 from src.errors import UserError
 
 SIDE = 64
@@ -29,26 +30,20 @@ class ImageNet64(PictureDataModule):
 
     Args:
         data_dir: folder of all data sets; the prepared files are in ``imagenet64`` there.
-        context: bytes of a sequence: 12,288.
-        batch_size: sequences of one optimizer step over all devices.
-        seed: seed of the training order.
+        portions: of batches; ``context`` is 12,288.
         path: folder of the prepared files; None for ``data_dir/imagenet64``.
         allow_partial: accept files that were prepared from fewer pictures.
-        portions: ``micro_batch``, ``eval_batch_size`` and ``workers`` of ``ByteDataModule``.
     """
 
     def __init__(
         self,
         data_dir: Path,
-        context: int,
-        batch_size: int,
-        seed: int,
+        portions: Portions,
         *,
         path: Path | None = None,
         allow_partial: bool = False,
-        **portions: Any,
     ) -> None:
-        super().__init__(context, batch_size, seed, **portions)
+        super().__init__(portions)
         folder = Path(data_dir) / "imagenet64" if path is None else Path(path)
         self.folder = folder.expanduser().absolute()
         self.allow_partial = allow_partial

@@ -17,6 +17,7 @@ import torch
 
 from src.data.base import ByteDataModule
 from src.data.byte_windows import ByteArray, Bytes
+from src.data.portions import Portions
 from src.data.sampler import IntArray
 from src.errors import UserError
 
@@ -161,8 +162,9 @@ class PictureDataModule(ByteDataModule):
     def side(self) -> int:
         """Pixels of a row, and rows of a picture."""
 
-    def __init__(self, context: int, batch_size: int, seed: int, **portions: Any) -> None:
-        super().__init__(context, batch_size, seed, **portions)
+    def __init__(self, portions: Portions) -> None:
+        super().__init__(portions)
+        context = portions.context
         if context != picture_bytes(self.side):
             raise UserError(
                 f"data.context must be {picture_bytes(self.side)}, the bytes of a picture of {self.side} x {self.side} "

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from src.data.base import Splits, WindowDataModule
 from src.data.files import written_whole
+from src.data.portions import Portions
 from src.errors import UserError
 
 # Not the library's own code, or code of another kind: other people's packages, tests and their data, an
@@ -49,35 +50,18 @@ class Quickstart(WindowDataModule):
 
     Args:
         data_dir: where the raw file is written, as ``quickstart/python-<version>-<checksum>.bin``.
-        context: bytes of a sequence.
-        batch_size: sequences of one optimizer step over all devices.
-        seed: seed of the training order.
-        micro_batch: sequences of one forward pass on one device; None for the device's share of the batch.
-        eval_batch_size: sequences of one evaluation batch on one device; None for the micro-batch.
-        workers: loader processes a device.
+        portions: of a sequence, a batch and the order.
         library: the folder of source files; None for the running Python's own.
     """
 
     def __init__(
         self,
         data_dir: Path,
-        context: int,
-        batch_size: int,
-        seed: int,
+        portions: Portions,
         *,
-        micro_batch: int | None = None,
-        eval_batch_size: int | None = None,
-        workers: int = 0,
         library: Path | None = None,
     ) -> None:
-        super().__init__(
-            context,
-            batch_size,
-            seed,
-            micro_batch=micro_batch,
-            eval_batch_size=eval_batch_size,
-            workers=workers,
-        )
+        super().__init__(portions)
         self.folder = Path(data_dir) / "quickstart"
         self.library = library or Path(sysconfig.get_paths()["stdlib"])
 

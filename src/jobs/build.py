@@ -36,6 +36,7 @@ from src.config.checks import attention_pattern
 from src.config.schema import Config
 from src.data.base import ByteDataModule
 from src.data.picture_grid import given_bytes, shown_byte
+from src.data.portions import Portions
 from src.processes.ranks import first_process, place, say_lost
 from src.runs.provenance import versions
 from src.runs.run import Run
@@ -51,32 +52,26 @@ PROMPT_BYTES = 128
 def data_module(config: Config) -> ByteDataModule:
     """Build the LightningDataModule that ``data`` names."""
     data, data_dir = config.data, Path(config.paths.data_dir)
-    portions: dict[str, Any] = {
-        "context": data.context,
-        "batch_size": data.batch_size,
-        "seed": config.seed,
-        "micro_batch": data.micro_batch,
-        "eval_batch_size": data.eval_batch_size,
-        "workers": data.workers,
-    }
+    sizes = (data.micro_batch, data.eval_batch_size, data.workers)
+    portions = Portions(data.context, data.batch_size, config.seed, *sizes)
     if data.name == "enwik8":
         from src.data.enwik8 import Enwik8
 
-        return Enwik8(data_dir, allow_partial=data.allow_partial, **portions)
+        return Enwik8(data_dir, portions, allow_partial=data.allow_partial)
     if data.name == "bytes":
         from src.data.bytes_file import BytesFile
 
-        return BytesFile(Path(str(data.path)), **portions)
+        return BytesFile(Path(str(data.path)), portions)
     if data.name in ("cifar10", "imagenet64"):
         from src.data.cifar10 import Cifar10
         from src.data.imagenet64 import ImageNet64
 
         kind = Cifar10 if data.name == "cifar10" else ImageNet64
         path = None if data.path is None else Path(data.path)
-        return kind(data_dir, path=path, allow_partial=data.allow_partial, **portions)
+        return kind(data_dir, portions, path=path, allow_partial=data.allow_partial)
     from src.data.quickstart import Quickstart
 
-    return Quickstart(data_dir, **portions)
+    return Quickstart(data_dir, portions)
 
 
 def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:

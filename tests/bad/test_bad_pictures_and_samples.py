@@ -29,9 +29,8 @@ from src.config.schema import Config
 from src.jobs import build
 from src.sample import sample
 from src.training import build_model
-from tests.config.test_command_line import composed
 from tests.data.picture_files import batch, cifar, planes, png, tar
-from tests.tiny_runs import TINY, command
+from tests.tiny_runs import TINY, command, composed
 
 PROGRAMS: dict[str, Callable[[], Any]] = {
     "sample": lambda: command_line.command("sample", sample),

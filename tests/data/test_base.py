@@ -15,6 +15,7 @@ from torch import Tensor
 from src.data.base import ByteDataModule
 from src.data.byte_windows import Bytes
 from src.data.bytes_file import BytesFile
+from src.data.portions import Portions
 from src.errors import UserError
 
 CONTEXT, BATCH = 16, 8
@@ -29,7 +30,7 @@ def file(tmp_path: Path) -> Path:
 
 def module(path: Path, *, place: dict[str, int] | None = None, **options: Any) -> ByteDataModule:
     """Make a data module, and put it on one device of an imagined trainer."""
-    data = BytesFile(path, CONTEXT, BATCH, 5, **options)
+    data = BytesFile(path, Portions(CONTEXT, BATCH, 5, **options))
     data.prepare_data()
     data.setup()
     if place is not None:
@@ -117,7 +118,7 @@ class Recorder(lightning.LightningModule):
 def fit(
     file: Path, max_steps: int, checkpoint: Path | None = None, folder: Path | None = None
 ) -> tuple[Recorder, lightning.Trainer]:
-    data = BytesFile(file, CONTEXT, BATCH, 5, micro_batch=2)
+    data = BytesFile(file, Portions(CONTEXT, BATCH, 5, micro_batch=2))
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_steps=max_steps,
@@ -162,6 +163,5 @@ def test_lightning_resumes_in_the_middle_with_the_next_bytes(file: Path, tmp_pat
     ],
 )
 def test_impossible_values_are_refused_by_name(file: Path, options: dict[str, int], sentence: str) -> None:
-    values = {"context": CONTEXT, "batch_size": BATCH, "seed": 0, **options}
     with pytest.raises(UserError, match=sentence):
-        BytesFile(file, **values)
+        Portions(**{"context": CONTEXT, "batch_size": BATCH, **options})

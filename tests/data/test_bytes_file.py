@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from src.data.bytes_file import BytesFile
+from src.data.portions import Portions
 from src.errors import UserError
 
 
 def test_facts_identify_the_file(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_bytes(b"0123456789" * 10)
-    data = BytesFile(tmp_path / "notes.txt", 8, 2, 0)
+    data = BytesFile(tmp_path / "notes.txt", Portions(8, 2))
     data.prepare_data()
     data.setup()
     facts = data.facts()
@@ -26,7 +27,7 @@ def test_facts_identify_the_file(tmp_path: Path) -> None:
 def test_what_cannot_be_trained_on_is_refused_in_a_sentence(tmp_path: Path) -> None:
     def refusal(path: Path, context: int = 8) -> str:
         with pytest.raises(UserError) as refused:
-            data = BytesFile(path, context, 2, 0)
+            data = BytesFile(path, Portions(context, 2))
             data.prepare_data()
             data.setup()
         assert "\n" not in str(refused.value)

@@ -12,6 +12,7 @@ import pytest
 
 from src.data import cifar10_files
 from src.data.cifar10 import Cifar10
+from src.data.portions import Portions
 from src.errors import UserError
 from tests.data.picture_files import batch, cifar, planes, tar
 
@@ -19,7 +20,7 @@ FOLDER = "cifar-10-batches-py"
 
 
 def opened(folder: Path, **options: Any) -> Cifar10:
-    data = Cifar10(folder, 3072, 4, 0, **{"allow_partial": True, **options})
+    data = Cifar10(folder, Portions(3072, 4), **{"allow_partial": True, **options})
     data.prepare_data()
     data.setup()
     return data
@@ -167,6 +168,6 @@ def test_a_lost_file_of_pictures_is_written_again(tmp_path: Path) -> None:
 
 def test_a_wrong_context_and_a_missing_path_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.context must be 3072"):
-        Cifar10(tmp_path, 3000, 4, 0)
+        Cifar10(tmp_path, Portions(3000, 4))
     with pytest.raises(UserError, match=r"data.path must be"):
         opened(tmp_path, path=tmp_path / "none")

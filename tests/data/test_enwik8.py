@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from src.data.enwik8 import Enwik8
+from src.data.portions import Portions
 from src.errors import UserError
 from tests.data.server import Served, serve
 
@@ -60,7 +61,7 @@ def place(path: Path, content: bytes) -> None:
 
 
 def opened(folder: Path, kind: type[Enwik8] = Small, **options: Any) -> Enwik8:
-    data = kind(folder, 64, 4, 0, **options)
+    data = kind(folder, Portions(64, 4), **options)
     data.prepare_data()
     data.setup()
     return data

@@ -20,6 +20,7 @@ from PIL import Image
 from src.data.imagenet64 import ImageNet64
 from src.data.picture_prepare import Preparation, find_splits
 from src.data.png import BadPictureError, decode_png
+from src.data.portions import Portions
 from src.errors import UserError
 from tests.data.picture_files import planes, png, tar
 
@@ -51,12 +52,12 @@ def test_pictures_are_sorted_by_name_and_opened(tmp_path: Path, workers: int) ->
     prepare(tmp_path, tmp_path / "imagenet64", workers=workers)
     rows = np.load(tmp_path / "imagenet64" / "train.npy", mmap_mode="r")
     assert (rows == np.stack([pixels(raw) for raw in train.values()])).all()
-    data = ImageNet64(tmp_path, 12288, 2, 0, allow_partial=True)
+    data = ImageNet64(tmp_path, Portions(12288, 2), allow_partial=True)
     data.setup()
     assert data.partial and "partial: 11 + 3 of 1,281,149 + 49,999" in data.label
     assert "test is the validation split" in data.label and data.test_bytes == 3 * 12288
     with pytest.raises(UserError, match=r"data.allow_partial=true"):
-        ImageNet64(tmp_path, 12288, 2, 0).setup()
+        ImageNet64(tmp_path, Portions(12288, 2)).setup()
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -130,7 +131,7 @@ def test_wrong_archives_are_refused(tmp_path: Path) -> None:
 
 def test_without_prepared_files_the_user_is_told_the_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"image-net.org .* python -m scripts.prepare_imagenet64"):
-        ImageNet64(tmp_path, 12288, 2, 0).setup()
+        ImageNet64(tmp_path, Portions(12288, 2)).setup()
 
 
 def test_a_killed_preparation_goes_on_and_gives_the_same_file(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.data import quickstart
+from src.data.portions import Portions
 from src.data.quickstart import Quickstart, build_corpus, split_files
 from src.errors import UserError
 
@@ -67,7 +68,7 @@ def test_a_changed_library_is_another_corpus(library: Path, tmp_path: Path) -> N
 
 
 def test_this_pythons_own_library_trains_and_covers_its_held_out_bytes(tmp_path: Path) -> None:
-    data = Quickstart(tmp_path, 512, 16, 0)
+    data = Quickstart(tmp_path, Portions(512, 16))
     data.prepare_data()
     data.setup()
     facts = data.facts()
@@ -98,7 +99,7 @@ def test_the_library_is_read_once(library: Path, tmp_path: Path, monkeypatch: py
         "build_corpus",
         lambda *where: read.append(where) or build_corpus(*where),  # type: ignore[func-returns-value]
     )
-    data = Quickstart(tmp_path, 16, 4, 0, library=library)
+    data = Quickstart(tmp_path, Portions(16, 4), library=library)
     data.prepare_data()
     data.setup()
     data.prepare_data()  # as Lightning does before each of its stages

@@ -21,9 +21,9 @@ from PIL import Image
 from src.jobs.training import train_run
 from src.runs.log import quiet_libraries
 from src.runs.run import Run
-from tests.config.test_command_line import composed
 from tests.data.picture_files import batch, tar
 from tests.data.test_prepare_imagenet64 import prepare
+from tests.tiny_runs import composed
 
 FOLDER = Path(__file__).parent
 STEPS = 12

@@ -13,19 +13,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from src.config import command_line
 from src.config.checks import check_eval
+from src.config.composing import raw
 from src.config.schema import EvalConfig
 from src.errors import UserError
 from src.eval import evaluate
 from src.jobs.shared import check_count, prepared_data
 from src.runs.run import Run
 from src.training import build_model
-from tests.config.test_command_line import composed
 from tests.subprocesses import said_without_second_rank
-from tests.tiny_runs import command, environment, summary, train_tiny
+from tests.tiny_runs import command, composed, environment, summary, train_tiny
 
 CONTEXT = 64
 
@@ -210,8 +209,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def eval_line(*overrides: str) -> EvalConfig:
-    with initialize_config_dir(str(command_line.CONF), version_base="1.3"):
-        return command_line.typed(compose("eval", ["run=x", *overrides]), EvalConfig)
+    return command_line.typed(raw("eval", ["run=x", *overrides]), EvalConfig)
 
 
 def test_pictures_have_no_overlapping_windows():

@@ -7,8 +7,7 @@ import torch
 
 from src.config.checks import check
 from src.training import build_model
-from tests.tiny_runs import command, corpus, only_run, summary
-from tests.training.test_precision import composed
+from tests.tiny_runs import command, composed, corpus, only_run, summary
 
 SMALL = ("data.context=256", "attention.stride=16", "model.depth=2", "model.width=32", "model.heads=2")
 

@@ -11,9 +11,8 @@ from src.checkpoint.file import inspect
 from src.errors import UserError, of_the_machine, said_if_out_of_memory
 from src.jobs.memory_advice import activation_bytes, savings, sentence
 from src.training.language_model import LanguageModel
-from tests.config.test_command_line import composed
 from tests.in_process import new_run, train
-from tests.tiny_runs import TINY, command, corpus
+from tests.tiny_runs import TINY, command, composed, corpus
 
 GIB = 2**30
 

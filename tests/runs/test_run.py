@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from src.checkpoint.file import write
 from src.errors import UserError
 from src.runs.run import Run, write_atomically
-from tests.config.test_command_line import composed
+from tests.tiny_runs import composed
 
 
 def config(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from src.errors import UserError
 from src.runs.run import Run
 from src.sweep.plan import fingerprint, job_names, planned
-from tests.config.test_command_line import composed
+from tests.tiny_runs import composed
 
 
 def jobs(tmp_path, *grid, extra=()):

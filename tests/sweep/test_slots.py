@@ -4,7 +4,7 @@ import pytest
 
 from src.errors import UserError
 from src.sweep.slots import Slots, visible_gpus
-from tests.config.test_command_line import composed
+from tests.tiny_runs import composed
 
 GPU, CPU = "trainer.accelerator=auto", "trainer.accelerator=cpu"
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from src.sweep import view
 from src.sweep.plan import Job, Sweep, now
 from src.sweep.view import View, most_telling, shortened
-from tests.config.test_command_line import composed
+from tests.tiny_runs import composed
 
 LONG = [f"enwik8-{kind}-d30-bf16-learning-rate{rate}" for kind in ("fixed", "strided") for rate in ("0.001", "0.0001")]
 

@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, Trainer
 
 from src.attention import Pattern
 from src.config.checks import check
-from src.config.command_line import typed
 from src.data.bytes_file import BytesFile
+from src.data.portions import Portions
 from src.errors import UserError
 from src.models.sparse_transformer import SparseTransformer
 from src.optimizers.build import OptimizerSettings
@@ -20,7 +20,7 @@ from src.optimizers.schedule import Schedule
 from src.training.language_model import LanguageModel
 from src.training.precision import LossScaling, set_tf32
 from src.training.step_guard import StepGuard
-from tests.tiny_runs import TINY, command, corpus
+from tests.tiny_runs import TINY, command, composed, corpus
 
 STEPS, OVERFLOW = 8, 3
 OPTIMIZERS = {
@@ -62,7 +62,7 @@ def fp16_run(folder: Path, device: str, overflow: Overflow, scaling: LossScaling
     torch.manual_seed(0)
     model = SparseTransformer(pattern=Pattern("fixed", 8, 2), context=64, depth=1, width=16, heads=2, backend="torch")
     language_model = LanguageModel(model, max_steps=STEPS, optimizer=OPTIMIZERS[optimizer], fused=True)
-    data = BytesFile(corpus(folder), context=64, batch_size=4, seed=1)
+    data = BytesFile(corpus(folder), Portions(64, 4, seed=1))
     data.setup()
     trainer = Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
@@ -132,15 +132,6 @@ def test_the_scale_survives_a_checkpoint():
     scaling, again = LossScaling("cpu", initial_scale=2.0**7), LossScaling("cpu")
     again.load_state_dict(scaling.state_dict())
     assert again.loss_scale() == 2.0**7
-
-
-def composed(*overrides: str):
-    from hydra import compose, initialize_config_dir
-
-    from src.config.command_line import CONF
-
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        return typed(compose("config", list(overrides)))
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16", "fp32"])

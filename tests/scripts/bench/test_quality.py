@@ -9,7 +9,7 @@ import torch
 
 from scripts.bench import quality, quality_models, quality_queue, quality_run
 from scripts.bench.quality_rows import BEGIN, END, identity, report, rows
-from scripts.paper.study import composed
+from scripts.paper.study import runnable
 from src.reporting.markdown import put_into
 from src.sweep.runner import TIME_UP
 from tests.tiny_runs import corpus
@@ -169,7 +169,7 @@ def test_without_the_package_the_peer_is_a_sentence(tmp_path, here, monkeypatch,
 
 @pytest.mark.skipif(importlib.util.find_spec("x_transformers") is None, reason="needs x-transformers")
 def test_the_peer_predicts_every_byte_from_those_before_it():
-    config = composed(["experiment=text_short", "logger=none", "attention=dense", "recipe=paper", *LITTLE])
+    config = runnable(["experiment=text_short", "logger=none", "attention=dense", "recipe=paper", *LITTLE])
     torch.manual_seed(0)
     model = quality_models.decoder(config).eval()
     x = torch.randint(256, (2, 64), dtype=torch.uint8)

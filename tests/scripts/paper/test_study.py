@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from scripts.paper.study import composed, grid, pack, progress, quoted, run_folders, small_files, unpack
+from scripts.paper.study import grid, pack, progress, quoted, run_folders, runnable, small_files, unpack
 from src.errors import UserError
 from src.reporting.load import load
 from src.sweep.plan import Job
@@ -32,7 +32,7 @@ def test_a_grid_is_read_from_conf_and_may_be_narrowed():
 def test_any_path_reaches_the_configuration_as_it_is(name, tmp_path):
     (tmp_path / name).write_bytes(b"text")
     words = ["experiment=quickstart", "data=bytes", f"data.path={quoted(tmp_path / name)}"]
-    assert composed(words).data.path == str(tmp_path / name)
+    assert runnable(words).data.path == str(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -42,11 +42,11 @@ def test_any_path_reaches_the_configuration_as_it_is(name, tmp_path):
 )  # fmt: skip
 def test_a_wrong_word_is_refused_in_a_sentence(word, sentence):
     with pytest.raises(UserError, match=f"^{sentence}"):
-        composed(["experiment=quickstart", word])
+        runnable(["experiment=quickstart", word])
 
 
 def test_progress_says_what_is_left(tmp_path):
-    job = {number: Job(number, f"run{number}", {}, composed(["experiment=quickstart"])) for number in range(3)}
+    job = {number: Job(number, f"run{number}", {}, runnable(["experiment=quickstart"])) for number in range(3)}
     job[0].state, job[1].state = "finished", "stopped"
     (tmp_path / "run1").mkdir()
     (tmp_path / "run1" / "metrics.csv").write_text("step,train/bits_per_byte\n10,5.0\n20,4.0\n")

@@ -1,0 +1,42 @@
+"""In what portions data are read: what every data set is told alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from src.errors import UserError
+
+
+@dataclass(frozen=True)
+class Portions:
+    """Sizes of sequences and batches, and their order.
+
+    Args:
+        context: bytes of a sequence.
+        batch_size: sequences of one optimizer step over all devices.
+        seed: of the training order.
+        micro_batch: sequences of one forward pass on one device; None for the device's share of the batch.
+        eval_batch_size: sequences of one evaluation batch on one device; None for the micro-batch.
+        workers: loader processes a device.
+
+    Raises:
+        UserError: an impossible value; the sentence names its key.
+    """
+
+    context: int
+    batch_size: int
+    seed: int = 0
+    micro_batch: int | None = None
+    eval_batch_size: int | None = None
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("context", "batch_size", "micro_batch", "eval_batch_size"):
+            _at_least(1, f"data.{key}", getattr(self, key))
+        _at_least(0, "data.workers", self.workers)
+        _at_least(0, "seed", self.seed)
+
+
+def _at_least(least: int, key: str, found: int | None) -> None:
+    if found is not None and found < least:
+        raise UserError(f"{key} must be at least {least}, found {found}")
