@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TOOLS := .tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all test-gpu lint format bench lock audit licences
+.PHONY: help setup train test test-all test-gpu lint format bench lock audit licences docs
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,7 +50,8 @@ bench: setup ## Every measurement of docs/benchmarks.md that one GPU makes (on a
 
 $(TOOLS)/.done:
 	$(PYTHON) -m venv $(TOOLS)
-	$(TOOLS)/bin/python -m pip install --quiet 'pip-tools>=7.5,<8' 'pip-audit>=2.9,<3' 'pip-licenses>=5.5,<6'
+	$(TOOLS)/bin/python -m pip install --quiet 'pip-tools>=7.5,<8' 'pip-audit>=2.9,<3' 'pip-licenses>=5.5,<6' \
+		'mkdocs-material>=9.6,<10' 'mkdocstrings-python>=1.16,<3'
 	@touch $@
 
 lock: $(TOOLS)/.done ## Write requirements.lock anew from pyproject.toml (ARGS=--upgrade for newer versions)
@@ -59,6 +60,9 @@ lock: $(TOOLS)/.done ## Write requirements.lock anew from pyproject.toml (ARGS=-
 	CUSTOM_COMPILE_COMMAND="make lock" $(TOOLS)/bin/pip-compile --quiet --extra dev --generate-hashes --strip-extras \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 		--unsafe-package torch --unsafe-package triton --unsafe-package sparse-transformer --output-file requirements.lock $(ARGS) pyproject.toml
+
+docs: $(TOOLS)/.done ## Build the pages of docs/ as a site in site/; broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/mkdocs build --quiet
 
 audit: setup $(TOOLS)/.done ## Look the installed versions up among known vulnerabilities
 	$(BIN)/python -m scripts.audit $(TOOLS)/bin/pip-audit

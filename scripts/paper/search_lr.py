@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.paper import study, table2
+from src.config.words import quoted
 from src.errors import UserError, exit_code
 from src.system.atomic_files import written_whole
 
@@ -76,7 +77,7 @@ def jobs(wanted: argparse.Namespace) -> tuple[list[tuple[dict[str, str], Any]], 
     kept = [f"experiment={table2.experiment(wanted, 'text')}", *(w for w in words if w.partition("=")[0] not in values)]
     found = []
     for name, (batch, rate) in zip(run_names(values), itertools.product(values[BATCH], values[RATE]), strict=True):
-        own = [f"{BATCH}={batch}", f"{RATE}={rate}", f"name={name}", f"paths.output_dir={study.quoted(wanted.runs)}"]
+        own = [f"{BATCH}={batch}", f"{RATE}={rate}", f"name={name}", f"paths.output_dir={quoted(wanted.runs)}"]
         config = study.runnable([*kept, *own])
         steps = max(1, round(1e6 * wanted.megabytes / (config.data.batch_size * config.data.context)))
         short = config.optimizer.short_context_steps / (config.trainer.max_steps or math.inf)

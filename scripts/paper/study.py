@@ -7,7 +7,6 @@ folder is OUTPUT_DIR/sweeps/NAME, as of any sweep.
 from __future__ import annotations
 
 import argparse
-import re
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,11 +44,6 @@ def grid(sweep: str, overrides: Sequence[str] = ()) -> dict[str, list[str]]:
     params = raw("config", [f"sweep={sweep}"], return_hydra_config=True).hydra.sweeper.params
     given = dict(word.split("=", 1) for word in overrides if "=" in word)
     return {str(key): [value.strip() for value in str(given.get(key, params[key])).split(",")] for key in params}
-
-
-def quoted(value: str | Path) -> str:
-    """Write a value so that Hydra takes it as it is, blanks and all; to Hydra a backslash escapes quotes alone."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), str(value)) + "'"
 
 
 def run(

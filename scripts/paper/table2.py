@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.paper import study
+from src.config.words import quoted
 from src.errors import UserError, exit_code
 
 SIZES = {
@@ -118,7 +119,7 @@ def jobs(wanted: argparse.Namespace, equal_time: bool = False) -> list[tuple[dic
                     f"attention={attention}",
                     f"seed={seed}",
                     f"name={name}",
-                    f"paths.output_dir={study.quoted(wanted.runs)}",
+                    f"paths.output_dir={quoted(wanted.runs)}",
                 ]
                 if equal_time:
                     fixed.append(f"trainer.max_steps={steps_begun(wanted, name) or steps[attention]}")
@@ -157,11 +158,11 @@ def overrides(wanted: argparse.Namespace, kind: str) -> list[str]:
         file = Path(path).expanduser().absolute()
         if not file.exists():
             raise UserError(f"--{kind} must be an existing file or folder, found none there: {file}")
-        words = [f"data.path={study.quoted(file)}"]
+        words = [f"data.path={quoted(file)}"]
         if kind == "pictures":
             words.append("data.allow_partial=true")
         elif file.name.startswith("enwik8"):
-            words = ["data=enwik8", f"paths.data_dir={study.quoted(file.parent)}", "data.allow_partial=true"]
+            words = ["data=enwik8", f"paths.data_dir={quoted(file.parent)}", "data.allow_partial=true"]
         else:
             words.insert(0, "data=bytes")
     for word in wanted.overrides:

@@ -24,18 +24,12 @@ from omegaconf.errors import (
 )
 
 from src.config import hydra_internals
-from src.config.schema import Config, EvalConfig, SampleConfig, schema_leaves
+from src.config.schema import Config, schema_leaves
+from src.config.words import allowed_words, as_meant, check_hydra_keys, leaves, parted
 from src.errors import UserError, of_the_machine
 from src.system.signals import STOPPED, raise_again
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-WORDS = {
-    "int": "an integer",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "text",
-    "list[str]": "a list",
-}
 
 
 def command(config_name: str, task: Callable[[DictConfig], None]) -> None:
@@ -65,8 +59,7 @@ def command(config_name: str, task: Callable[[DictConfig], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of Hydra's own printing
     try:
         raise_again()
-        sys.argv[1:] = sorted(sys.argv[1:], key=_is_key)  # options first: argparse takes keys in one place alone
-        _check_words()
+        sys.argv[1:] = _checked_words()
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
     except (HydraException, OmegaConfBaseException, ArgumentError) as error:
         ours = error.__cause__  # of a launcher or sweeper of ours, which Hydra builds
@@ -127,7 +120,7 @@ def composition_sentence(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} cannot be read as KEY=VALUE: quote values that hold blanks, commas or brackets"
     if isinstance(cause, ValidationError) and key:
-        allowed = allowed_words(_all_leaves().get(key, "a value of another type"))
+        allowed = allowed_words(leaves().get(key, "a value of another type"))
         return f"{key} must be {allowed}, found {getattr(cause, 'value', None) or _value_given(key)!r}"
     if isinstance(cause, MissingMandatoryValue) and key:
         return f"{key} has no value: give it as {key}=VALUE"
@@ -148,32 +141,25 @@ def _missing_file(error: MissingConfigException) -> str:
     return f"--config-name={choice} is no file of conf/: leave it out, each command has its own"
 
 
-def allowed_words(type_name: str) -> str:
-    """Say a type of the schema in words."""
-    names = [part.strip() for part in type_name.split("|")]
-    return " or ".join("null" if name == "None" else WORDS.get(name, name) for name in names)
+def _checked_words() -> list[str]:
+    """Give the command line as Hydra is to read it; refuse words that it would answer with its usage.
 
-
-def _is_key(word: str) -> bool:
-    return not word.startswith("-") and ("=" in word or word.startswith("~"))
-
-
-def _check_words() -> None:
-    """Refuse words that Hydra would answer with its usage, or with the keys that are then missing."""
+    Raises:
+        ArgumentError: an option that there is not, or a key taken away that every run needs.
+        UserError: a word that cannot be read, or does nothing.
+    """
     parser = hydra_internals.get_args_parser()
     parser.exit_on_error = False
-    known, unknown = parser.parse_known_args()
+    keys, options = parted(sys.argv[1:], parser)
+    known, unknown = parser.parse_known_args([*keys, *options])
     if unknown:
         raise ArgumentError(None, f"{unknown[0]} is no option: keys are given as KEY=VALUE, --help lists them all")
-    for word in known.overrides:
+    for word in keys:
         key = word.partition("=")[0].removeprefix("~")
-        if word.startswith("~") and any(f"{leaf}.".startswith(f"{key}.") for leaf in _all_leaves()):
+        if word.startswith("~") and any(f"{leaf}.".startswith(f"{key}.") for leaf in leaves()):
             raise ArgumentError(None, f"{word} takes away what every run needs: give {key} a value instead")
-
-
-def _all_leaves() -> dict[str, str]:
-    """Keys of all commands."""
-    return schema_leaves(EvalConfig) | schema_leaves(SampleConfig)
+    check_hydra_keys(keys)
+    return [*as_meant(keys, sweep=known.multirun), *options]
 
 
 def _value_given(key: str) -> str:
@@ -188,7 +174,7 @@ def _key_given(beginning: str) -> str:
 
 def _unknown(key: str) -> str:
     groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
-    near = [k for k in difflib.get_close_matches(key, [*_all_leaves(), *groups], n=2) if k != key]
+    near = [k for k in difflib.get_close_matches(key, [*leaves(), *groups], n=2) if k != key]
     hint = f": did you mean {near[0]}?" if near else ": --help lists them all"
     return f"{key} is not a key of the configuration{hint}"
 

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.config.checks import check
 from src.config.command_line import CONF, composition_sentence, typed
 from src.config.schema import Config
+from src.config.words import as_meant
 from src.errors import UserError
 
 
@@ -28,7 +29,7 @@ def composed(words: Sequence[str], *, checked: bool = True) -> Config:
         UserError: words that name nothing, or values that cannot be.
     """
     try:
-        config = typed(raw("config", words))
+        config = typed(raw("config", as_meant(words)))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(composition_sentence(error)) from error
     if checked:

@@ -191,16 +191,7 @@ def supervise(
         0, or the exit code of the first rank that failed.
     """
     node = int(os.environ.get("NODE_RANK", "0"))
-    shared = {
-        **os.environ,
-        LAUNCHED: str(os.getpid()),
-        "WORLD_SIZE": str(devices * num_nodes),
-        "NODE_RANK": str(node),
-        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
-        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_free_port()),
-        # as torchrun: ranks that each take every core stand in each other's way
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // devices)),
-    }
+    shared = _for_all_ranks(devices, num_nodes, node)
     if num_nodes > 1:  # ranks wait for those of the other machines, half an hour at most
         meeting = f"{shared['MASTER_ADDR']}:{shared['MASTER_PORT']}"
         print(f"machine {node + 1} of {num_nodes}: meets the others at {meeting}", flush=True)
@@ -237,6 +228,20 @@ def supervise(
             rank.wait()
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def _for_all_ranks(devices: int, num_nodes: int, node: int) -> dict[str, str]:
+    """Environment of every rank on this machine."""
+    return {
+        **os.environ,
+        LAUNCHED: str(os.getpid()),
+        "WORLD_SIZE": str(devices * num_nodes),
+        "NODE_RANK": str(node),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_free_port()),
+        # as torchrun: ranks that each take every core stand in each other's way
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // devices)),
+    }
 
 
 def _first_failure(ranks: list[subprocess.Popen[bytes]]) -> int | None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from src.attention import attend
+from src.attention import backends
 from src.attention.triton import availability
 from tests.bad.door import Bad, patched
 
@@ -34,7 +34,7 @@ def fake_gpu(*more, capability=(9, 0)):
         (torch.cuda, "is_available", lambda: True),
         (torch.cuda, "get_device_capability", lambda device: capability),
         (torch.version, "cuda", version),
-        (attend, "triton_problem", availability.problem),
+        (backends, "triton_problem", availability.problem),
         *more,
     )
 
@@ -144,10 +144,10 @@ def test_auto_takes_another_backend_there_and_says_which(capability, env, tmp_pa
     layer = attend_layer()
     with fake_gpu(capability=capability)(tmp_path):
         gpu = torch.device("cuda")
-        assert attend.resolve_backend("auto", layer, gpu) == "torch"
-        assert attend.triton_problem(gpu)
+        assert backends.resolve_backend("auto", layer, gpu) == "torch"
+        assert backends.triton_problem(gpu)
         with pytest.raises(ValueError, match="backend triton is not available"):
-            attend.resolve_backend("triton", layer, gpu)
+            backends.resolve_backend("triton", layer, gpu)
 
 
 def attend_layer():
@@ -159,4 +159,4 @@ def attend_layer():
 def test_here_a_gpu_with_all_it_needs_is_taken(tmp_path):
     """The fake GPU is not what the rows above are refused for."""
     with fake_gpu()(tmp_path):
-        assert attend.resolve_backend("auto", attend_layer(), torch.device("cuda")) == "triton"
+        assert backends.resolve_backend("auto", attend_layer(), torch.device("cuda")) == "triton"

@@ -12,6 +12,7 @@ import requests
 from src.data import download
 from src.data.cifar10 import Cifar10
 from src.data.enwik8 import Enwik8
+from src.data.portions import Portions
 from tests.bad.door import Bad, file, full_after, outcome, patched, snapshot
 from tests.bad.test_data_files import CIFAR, ENWIK8, WHOLE, zipped
 from tests.data.server import Served, serve
@@ -174,7 +175,7 @@ def test_what_is_there_is_not_asked_of_the_network(tmp_path, monkeypatch):
     """A data set that was used before needs no network at all."""
     file("enwik8.zip", WHOLE)(tmp_path)
     monkeypatch.setattr(requests, "get", None)
-    Small(tmp_path, 64, 4, 0).prepare_data()
+    Small(tmp_path, Portions(64, 4)).prepare_data()
     before = snapshot(tmp_path)
-    Small(tmp_path, 64, 4, 0).prepare_data()
+    Small(tmp_path, Portions(64, 4)).prepare_data()
     assert snapshot(tmp_path) == before

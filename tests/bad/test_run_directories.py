@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.bad.door import Bad, all_of, as_anybody, file, full_after
-from tests.bad.test_bad_pictures_and_samples import Evil, a_run, cut
+from tests.bad.spoiled import Evil, a_run, cut
 
 CORPUS = file("corpus.txt", b"hello sparse world. " * 1000)
 LAST, BEST = "run/checkpoints/last.ckpt", "run/checkpoints/best.ckpt"

@@ -60,7 +60,7 @@ WRONG = [
     (("model.depht=3",), "model.depht is not a key of the configuration: did you mean model.depth?"),
     (("+extra=1",), "extra is not a key of the configuration"),
     (("data=bytes",), "data.path has no value: give it as data.path=VALUE"),
-    (("model.depth=[",), "'model.depth=[' cannot be read as KEY=VALUE"),
+    (("model.depth=[",), "model.depth must be an integer, found '['"),
     (("data.batch_size=16", "data.micro_batch=3"), "data.micro_batch must divide the 16 sequences"),
     (("data.batch_size=16", "trainer.devices=3"), "data.batch_size must be a multiple of the 3 devices"),
     (("seed=-1",), "seed must be at least 0, found -1"),

@@ -58,6 +58,6 @@ def test_one_query_needs_only_the_bytes_before_it():
     changed[30:] = 7
     for given in (x, changed):
         found = learned_attention(model, given, 30, [2, 0], [3, 1])
-        assert found.names == [["summary", "block"]] * 2
+        assert found.names == [["summary", "own block"]] * 2
         wanted = torch.stack([whole[2][[3, 1], 0, :31], whole[0][[3, 1], 0, :31]])
         torch.testing.assert_close(torch.from_numpy(found.weights), wanted)

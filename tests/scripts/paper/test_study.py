@@ -5,7 +5,8 @@ import tarfile
 
 import pytest
 
-from scripts.paper.study import grid, pack, progress, quoted, run_folders, runnable, small_files, unpack
+from scripts.paper.study import grid, pack, progress, run_folders, runnable, small_files, unpack
+from src.config.words import quoted
 from src.errors import UserError
 from src.reporting.load import load
 from src.sweep.plan import Job

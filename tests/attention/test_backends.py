@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from src.attention import Column, Dense, Pattern, Window
-from src.attention import attend as door
+from src.attention import backends as door
 from src.attention.backends import attend, resolve_backend, triton_problem
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
