@@ -7,7 +7,7 @@ python -m scripts.dashboard --sweep runs/sweeps/NAME --print   what would be sen
 python -m scripts.dashboard --update URL                       bring a dashboard of this script up to date
 
 Loss and bits per byte by kind of attention (against steps, bytes and seconds), speed, MFU, memory, samples, attention
-pictures, the table of runs. Needs an account (wandb login) and pip install 'sparse-transformer[dashboard]'.
+pictures, the table of runs. Needs an account (wandb login) and pip install '.[dashboard]'.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def workspace(wanted: Wanted, by: str) -> Any:
         import wandb_workspaces.workspaces as ws
         from wandb_workspaces import expr
     except ImportError as error:
-        raise UserError("the dashboard needs wandb-workspaces: pip install 'sparse-transformer[dashboard]'") from error
+        raise UserError("the dashboard needs wandb-workspaces: pip install '.[dashboard]'") from error
     from scripts.dashboard_sections import MOST_RUNS, STEP, columns, sections
 
     return ws.Workspace(

@@ -83,7 +83,11 @@ CANDIDATES = {
 
 def main() -> None:
     """Tune what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.tune_kernels",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--shape", choices=SHAPES, action="append", help="shapes to tune for (default: all)")
     parser.add_argument("--kernel", choices=CANDIDATES, action="append", help="kernels to tune (default: all)")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])

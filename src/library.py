@@ -85,7 +85,7 @@ def _network(run: Run) -> SparseTransformer:
     import torch
 
     from src.config.checks import check
-    from src.training.build_model import network
+    from src.models.build import network
 
     config = run.config()
     check(config)

@@ -50,7 +50,11 @@ PATTERNS = {"fixed": Pattern("fixed", 128, 32), "strided": Pattern("strided", 12
 
 def main() -> None:
     """Bench what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench.attention",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--shape", choices=SHAPES, action="append", help="shapes of the table (default: all)")
     parser.add_argument("--row", choices=ROWS, action="append", metavar="NAME", help="implementations (default: all)")
     parser.add_argument("--output", type=Path, default=Path("docs/benchmarks_gpu.md"), help="where the table goes")
@@ -59,7 +63,7 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=262_144, help="longest sequence of the picture")
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        raise SystemExit("bench_attention needs a CUDA GPU, and this machine shows none; see scripts.bench.factorized")
+        raise SystemExit("scripts.bench.attention needs a CUDA GPU, found none: see scripts.bench.factorized")
     peak = matrix_rate()
     lines = [header(peak)]
     for name in options.shape or SHAPES:
@@ -165,7 +169,7 @@ def matrix_rate() -> float:
     return 2 * 8192**3 / measure(lambda: a @ b) / 1e9
 
 
-def header(peak: float, title: str = "Attention", script: str = "bench_attention") -> str:
+def header(peak: float, title: str = "Attention", script: str = "scripts.bench.attention") -> str:
     """What was measured on what, and when."""
     import triton
 
@@ -175,7 +179,7 @@ def header(peak: float, title: str = "Attention", script: str = "bench_attention
         f"{datetime.date.today()}, commit {commit.strip() or 'unknown'}, "
         f"PyTorch {torch.__version__}, Triton {triton.__version__}, Python {platform.python_version()}, bf16, "
         f"merged heads. A bf16 matrix product of 8,192 reaches {peak:.0f} TFLOP/s. Pairs of figures are forward / "
-        f"forward + backward.\n\nMade by `python -m scripts.{script}`."
+        f"forward + backward.\n\nMade by `python -m {script}`."
     )
 
 

@@ -1,8 +1,8 @@
-"""The picture of ``bench_attention``: time against sequence length, beside the slopes n*sqrt(n) and n*n.
+"""The picture of ``scripts.bench.attention``: time against sequence length, beside the slopes n*sqrt(n) and n*n.
 
     python -m scripts.bench.attention_picture docs/benchmarks.md docs/attention_time.png --on "NVIDIA H200"
 
-draws it again from a table that ``bench_attention`` wrote.
+draws it again from a table that ``scripts.bench.attention`` wrote.
 """
 
 from __future__ import annotations
@@ -105,7 +105,11 @@ def plot(path: Path, lengths: list[int], times: dict[str, list[float]], device: 
 
 def main() -> None:
     """Draw the picture of a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench.attention_picture",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("table", type=Path, help="Markdown file with the table")
     parser.add_argument("picture", type=Path, help="PNG to write")
     parser.add_argument("--on", default="NVIDIA GPU", help="what it was measured on")

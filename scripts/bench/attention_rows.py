@@ -1,4 +1,4 @@
-"""The implementations that ``bench_attention`` sets side by side, each a function from a problem to a call."""
+"""The implementations that ``scripts.bench.attention`` sets side by side, each a function from a problem to a call."""
 
 from __future__ import annotations
 

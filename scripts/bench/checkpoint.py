@@ -103,7 +103,11 @@ class Steps(Callback):
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench.checkpoint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--saves", type=int, default=5, help="checkpoints that count (default: 5)")
     parser.add_argument("--context", type=int, default=256, help="bytes of a sequence (default: 256)")
     parser.add_argument("--minutes", type=float, default=5.0, help="between two checkpoints of a run (default: 5)")

@@ -43,7 +43,11 @@ class Row(NamedTuple):
 
 def main() -> None:
     """Check, measure, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench.decode",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--batch", type=int, action="append", help="sequences side by side (default: 1, 16, 64)")
     parser.add_argument("--pattern", choices=PATTERNS, action="append", help="patterns (default: all)")
     parser.add_argument("--length", type=int, default=12_288, help="bytes of a sequence")
@@ -53,7 +57,7 @@ def main() -> None:
     parser.add_argument("--no-overlap", action="store_true", help="no kernel starts before the one before has ended")
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        raise SystemExit("bench_decode needs a CUDA GPU, and this machine shows none")
+        raise SystemExit("scripts.bench.decode needs a CUDA GPU, and this machine shows none")
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, depth {options.depth}, n {options.length:,}")
     if options.kernels:
         kernels(options)

@@ -41,12 +41,16 @@ LAYERS = {
 
 def main() -> None:
     """Time every product and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench.fp8",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--model", choices=LAYERS, action="append", help="default: both")
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        raise SystemExit("bench_fp8 needs a CUDA GPU, and this machine shows none")
-    print(header(matrix_rate(), "Products in fp8", "bench_fp8"))
+        raise SystemExit("scripts.bench.fp8 needs a CUDA GPU, and this machine shows none")
+    print(header(matrix_rate(), "Products in fp8", "scripts.bench.fp8"))
     for model in options.model or LAYERS:
         print(f"\n### {model}: {ROWS[model]:,} rows\n")
         print("| product | bf16 us | fp8 us | fp8 with casts us | bf16 over fp8 with casts |")

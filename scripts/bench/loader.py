@@ -37,7 +37,11 @@ class Rate(NamedTuple):
 
 def main() -> None:
     """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench.loader",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration, as for src.train")
     parser.add_argument("--step-ms", type=float, default=45, help="time of a training step (default: 45)")
     parser.add_argument("--steps", type=int, default=100, help="steps to measure (default: 100)")

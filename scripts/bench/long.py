@@ -24,6 +24,7 @@ import torch
 from src.config.composing import composed
 from src.config.schema import Config
 from src.jobs import build
+from src.models.build import network
 from src.training import build_model
 from src.training.language_model import Batch, LanguageModel
 from src.training.peak_tflops import peak_tflops
@@ -42,7 +43,11 @@ class Step(NamedTuple):
 
 def main() -> None:
     """Bench what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench.long",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--part", choices=("long", "long_1m", "longest"), action="append", help="default: all three")
     parser.add_argument("--pattern", choices=("strided", "fixed"), default="strided", help="for the longest context")
     parser.add_argument("--start", type=int, default=65_536, metavar="BYTES", help="a context that is known to fit "
@@ -51,7 +56,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each run (default: 3)")
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        raise SystemExit("bench_long needs a CUDA GPU, and this machine shows none")
+        raise SystemExit("scripts.bench.long needs a CUDA GPU, and this machine shows none")
     total = torch.cuda.get_device_properties(0).total_memory / GIB
     share = min(1.0, (options.budget_gib or total) / total)
     print(f"{torch.cuda.get_device_name()}, {share * total:.0f} GiB, bf16, 1 sequence")
@@ -148,7 +153,7 @@ def _step(model: LanguageModel, batch: Batch, optimizer: torch.optim.Optimizer, 
 
 def report(config: Config, step: Step | None) -> None:
     """Print a line of the table."""
-    model = build_model.network(config)
+    model = network(config)
     start = f"| {model.parameter_count() / 1e6:.0f}M | {config.attention.pattern} | {config.data.context:,} | "
     start += f"{config.attention.stride:,} | "
     if step is None:

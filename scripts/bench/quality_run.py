@@ -80,7 +80,7 @@ def trained(job: dict[str, Any], say: Say) -> Iterator[dict[str, Any]]:
     """Train a row, and give its figures piece by piece: what is known when it fails is kept."""
     config = runnable(job["keys"])
     if config.precision.name not in ("bf16", "fp32"):
-        raise UserError(f"precision.name must be bf16 or fp32 in bench_quality, found {config.precision.name}")
+        raise UserError(f"precision.name must be bf16 or fp32 in scripts.bench.quality, found {config.precision.name}")
     device = torch.device("cuda" if build.on_gpu(config) else "cpu")
     torch.set_float32_matmul_precision("high")
     data = build.data_module(config)

@@ -110,7 +110,7 @@ def device_counts(options: argparse.Namespace) -> list[int]:
     """Read the numbers of devices; 1 is always among them, as what the others are measured against."""
     there = gpu_count() if options.device == "cuda" else MOST
     if there == 0:
-        raise UserError("bench_scaling needs CUDA GPUs, and this machine shows none: see --device cpu --model tiny")
+        raise UserError("scripts.bench.scaling needs CUDA GPUs, found none: see --device cpu --model tiny")
     default = [1, 2] if options.device == "cpu" else [n for n in (1, 2, 4, 8) if n <= there]
     words = options.devices.split(",") if options.devices else [str(number) for number in default]
     if not all(word.isdecimal() and 0 < int(word) <= there for word in words):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to save, and ``bench_scaling`` says that it stopped
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to save, and its parent says that it stopped
 
 import gc
 import json

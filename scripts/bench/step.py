@@ -49,7 +49,11 @@ class Step(NamedTuple):
 
 def main() -> None:
     """Bench what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench.step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--model", choices=MODELS, action="append", help="default: all")
     parser.add_argument("--row", choices=ROWS, action="append", metavar="NAME", help="default: all")
     parser.add_argument("--recipe", choices=RECIPES, action="append", help="one table each; default: paper")
@@ -59,8 +63,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="file for the table as well")
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        raise SystemExit("bench_step needs a CUDA GPU, and this machine shows none")
-    lines = [header(matrix_rate(), "Steps", "bench_step")]
+        raise SystemExit("scripts.bench.step needs a CUDA GPU, and this machine shows none")
+    lines = [header(matrix_rate(), "Steps", "scripts.bench.step")]
     print(lines[0])
     for model, recipe in itertools.product(options.model or MODELS, options.recipe or ["paper"]):
         batch = options.batch or MODELS[model]

@@ -1,4 +1,4 @@
-"""The training steps that ``bench_step`` sets side by side: each builds a model that gives the loss of a batch."""
+"""What ``scripts.bench.step`` sets side by side: each row builds a model that gives the loss of a batch."""
 
 from __future__ import annotations
 

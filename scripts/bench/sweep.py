@@ -86,7 +86,7 @@ def slots_of(options: argparse.Namespace) -> int:
         return options.slots or 2
     count = gpu_count()
     if count < 2:
-        raise UserError(f"bench_sweep needs several GPUs, found {count}: on processors take --device cpu --slots 2")
+        raise UserError(f"scripts.bench.sweep needs several GPUs, found {count}: take --device cpu --slots 2")
     return min(options.slots or count, count)
 
 

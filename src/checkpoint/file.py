@@ -9,7 +9,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from src.checkpoint.seal import Damaged, Sealing, check_seal
@@ -139,18 +138,6 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> list[
         elif _size(saved[name]) != _size(wanted[name]):
             found.append(f"{name} is {_size(saved[name])} in the file and {_size(wanted[name])} in the model")
     return found
-
-
-class SealedCheckpointIO(TorchCheckpointIO):
-    """Lightning's door to checkpoint files."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` (plain tensors and containers) to ``path``, while the caller waits."""
-        write(checkpoint, Path(path))
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint to the CPU; nothing in it is run, whatever the caller asks."""
-        return read(Path(path))
 
 
 def _loaded(path: Path, mmap: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -23,13 +24,16 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from src.config import hydra_internals
-from src.config.schema import Config, schema_leaves
+from src.config import hydra_internals, omegaconf_internals
+from src.config.schema import Config, EvalConfig, SampleConfig, schema_leaves
 from src.config.words import allowed_words, as_meant, check_hydra_keys, leaves, parted
 from src.errors import UserError, of_the_machine
 from src.system.signals import STOPPED, raise_again
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+SCHEMAS = {"schema": Config, "eval_schema": EvalConfig, "sample_schema": SampleConfig}  # as conf/*.yaml name them
+for _name, _schema in SCHEMAS.items():
+    ConfigStore.instance().store(name=_name, node=_schema)
 
 
 def command(config_name: str, task: Callable[[DictConfig], None]) -> None:
@@ -182,7 +186,7 @@ def _unknown(key: str) -> str:
 def _leaves(cfg: Any, known: dict[str, str], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name in cfg:
-        key, node = f"{prefix}{name}", hydra_internals.node(cfg, name)
+        key, node = f"{prefix}{name}", omegaconf_internals.node(cfg, name)
         if isinstance(node, DictConfig) and key not in known:
             keys += _leaves(node, known, f"{key}.")
         else:

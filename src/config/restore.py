@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from src.config.hydra_internals import node
+from src.config.omegaconf_internals import node
 from src.config.schema import Config, schema_leaves
 from src.errors import UserError
 

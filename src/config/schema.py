@@ -9,8 +9,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-
 
 def _at_least(least: float, below: float | None = None, most: float | None = None) -> Any:
     return field(metadata={"least": least, "below": below, "most": most})
@@ -227,11 +225,6 @@ class SampleConfig(Config):
     top_k: int | None = field(metadata={"least": 1, "below": 257})
     top_p: float = _at_least(0)
     pictures: PicturesConfig
-
-
-ConfigStore.instance().store(name="schema", node=Config)
-ConfigStore.instance().store(name="eval_schema", node=EvalConfig)
-ConfigStore.instance().store(name="sample_schema", node=SampleConfig)
 
 
 def schema_leaves(config: type[Config] = Config) -> dict[str, str]:

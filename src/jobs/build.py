@@ -31,7 +31,7 @@ from src.callbacks.progress import Progress
 from src.callbacks.samples import PictureSamples, TextSamples
 from src.callbacks.stalled_data import StalledData
 from src.callbacks.stop_signal import StopSignal
-from src.checkpoint.file import SealedCheckpointIO
+from src.checkpoint.lightning_io import SealedCheckpointIO
 from src.config.checks import attention_pattern
 from src.config.schema import Config
 from src.data.base import ByteDataModule

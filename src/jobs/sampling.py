@@ -23,11 +23,11 @@ from src.errors import UserError, said_if_out_of_memory
 from src.jobs import build
 from src.jobs.shared import finish_wandb, prepared_data
 from src.loggers.build import wandb_logger
+from src.models.build import network
 from src.models.sparse_transformer import SparseTransformer
 from src.runs.log import quiet_libraries
 from src.runs.run import Run
 from src.system.atomic_files import written_whole
-from src.training import build_model
 
 
 def sample_text(run: Run, config: Config, checkpoint: Path, wanted: SampleConfig, prompt: bytes) -> None:
@@ -83,7 +83,7 @@ def restored(config: Config, checkpoint: Path) -> SparseTransformer:
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=gpu needs a CUDA GPU and this machine has none: take cpu or auto")
     checkpoint = usable_for(checkpoint)
-    model = build_model.network(config)
+    model = network(config)
     check_model(checkpoint, model, prefix="model.")
     state = read(checkpoint)["state_dict"]
     model.load_state_dict({name.removeprefix("model."): weight for name, weight in state.items()})

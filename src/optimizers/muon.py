@@ -46,7 +46,11 @@ class Muon(AdamW):
 
     Args:
         params: parameter groups, or parameters for AdamW.
-        lr, betas, eps, weight_decay, fused: of AdamW.
+        lr: of AdamW, as the next four.
+        betas: of AdamW.
+        eps: of AdamW.
+        weight_decay: of AdamW.
+        fused: of AdamW.
         share: share the work of plain parameters; that of DTensors always is.
         dtype: of the orthogonalisation; None: bf16 on CUDA, float32 elsewhere.
 

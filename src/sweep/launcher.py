@@ -127,7 +127,7 @@ class SlurmLauncher(Jobs):
         try:
             from src.sweep.slurm import Settings, SlurmRunner
         except ImportError as error:
-            raise UserError("hydra/launcher=slurm needs submitit: pip install 'sparse-transformer[slurm]'") from error
+            raise UserError("hydra/launcher=slurm needs submitit: pip install '.[slurm]'") from error
         sweep = self.plan(job_overrides)
         sweep.slots = len(sweep.jobs)
         if code := SlurmRunner(sweep, Settings(**self.settings), View()).run():
@@ -190,7 +190,7 @@ class SearchSweeper(Sweeper):
         try:
             from src.sweep.search import Search, Settings, distribution
         except ImportError as error:
-            raise UserError("sweep=search needs Optuna: pip install 'sparse-transformer[search]'") from error
+            raise UserError("sweep=search needs Optuna: pip install '.[search]'") from error
         launcher = self.launcher
         given = {override.key_or_group: override for override in self.parser.parse_overrides(
             [*(f"{key}={value}" for key, value in self.params.items()), *arguments])}  # fmt: skip

@@ -15,7 +15,7 @@ from PIL import Image
 
 from src.config.schema import Config
 from src.jobs import build
-from src.training import build_model
+from src.models.build import network
 from tests.data.picture_files import batch, cifar, planes, png, tar
 from tests.tiny_runs import TINY, composed
 
@@ -72,7 +72,7 @@ def a_run(folder: Path, *changes: str) -> Path:
     run = folder / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
-    weights = {f"model.{name}": x for name, x in build_model.network(config).state_dict().items()}
+    weights = {f"model.{name}": x for name, x in network(config).state_dict().items()}
     torch.save({"state_dict": weights}, run / "checkpoints" / "best.ckpt")
     return run
 

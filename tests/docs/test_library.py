@@ -148,6 +148,17 @@ def test_the_door_is_quick_and_opens_name_by_name(tmp_path):
     assert json.loads(fresh(code, tmp_path)) == [["src", "src.library"], False]
 
 
+def test_a_trained_run_needs_neither_lightning_nor_hydra(trained):
+    code = (
+        "import sys\n"
+        "import torch\n"
+        "from src.library import generate, load_model\n"
+        "generate(load_model('runs/NAME'), torch.zeros(1, 0, dtype=torch.uint8), 3)\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'lightning', 'hydra', 'torchmetrics'}))\n"
+    )
+    assert fresh(code, trained) == "[]\n"
+
+
 def test_every_name_is_there():
     for name in src.library.__all__:
         assert getattr(src.library, name).__doc__

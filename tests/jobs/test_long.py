@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from src.config.checks import check
+from src.models.build import network
 from src.training import build_model
 from tests.tiny_runs import command, composed, corpus, only_run, summary
 
@@ -22,7 +23,7 @@ def test_size_is_that_of_table_4(experiment, context, parameters):
     assert config.attention.stride == math.isqrt(context)
     assert config.model.recompute == "block"
     with torch.device("meta"):
-        assert build_model.network(config).parameter_count() == pytest.approx(parameters, rel=0.15)
+        assert network(config).parameter_count() == pytest.approx(parameters, rel=0.15)
 
 
 def test_a_million_bytes_cost_what_the_square_root_promises():
