@@ -25,12 +25,14 @@ from src.runs import lock
 from src.runs.log import set_up_logging
 from src.runs.run import Run
 from src.system import signals
+from src.system.output import print_anything, understand_utf8
 
 log = logging.getLogger("src.job")  # by name: run as a module, __name__ is "__main__"
 
 
 def main(arguments: list[str]) -> int:
     """Run the job of one run directory; returns the exit code."""
+    print_anything()
     if len(arguments) != 1:
         say_error(UserError("src.job takes one run directory: start runs with python -m src.train"))
         return 2
@@ -98,4 +100,5 @@ def started_ranks(run: Run) -> int | None:
 
 
 if __name__ == "__main__":
+    understand_utf8()
     end(main(sys.argv[1:]))

@@ -171,7 +171,7 @@ def _loader_process(process: subprocess.Popen[str]) -> int:
 
 def _interrupt_twice(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGINT)
-    time.sleep(0.05)
+    time.sleep(1.1)  # sooner it would be the same request
     process.send_signal(signal.SIGINT)
 
 

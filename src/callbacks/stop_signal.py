@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -26,13 +27,15 @@ class Interrupted(Exception):
 class StopSignal(Callback):
     """Turns the first SIGINT, SIGTERM or SIGHUP into a request that others see in ``requested``.
 
-    A second one ends the process at once, as it would have without this callback; but of SIGHUP, which a closed
-    terminal sends more than once. Of several ranks each may hear the signal in another step; they agree after every
-    batch, so that all stop after the same one. The agreement goes from processor to processor and does not wait for a
-    GPU. Other callbacks put ``questions`` of their own to all ranks.
+    A second one ends the process at once, as it would have without this callback; but not within ``SAME`` seconds, for
+    a wrapper that forwards signals and a process group that gets them make two of one, and never of SIGHUP, which a
+    closed terminal sends more than once. Of several ranks each may hear the signal in another step; they agree after
+    every batch, so that all stop after the same one. The agreement goes from processor to processor and does not wait
+    for a GPU. Other callbacks put ``questions`` of their own to all ranks.
     """
 
     SAVE = signal.SIGUSR2
+    SAME = 1.0
 
     def __init__(self) -> None:
         self.requested: int | None = None
@@ -42,6 +45,7 @@ class StopSignal(Callback):
         """Asked on every rank after every batch; ``answers`` says under the same name whether any rank said yes."""
         self.answers: dict[str, bool] = {}
         self._heard: int | None = None
+        self._heard_at = 0.0
         self._before: dict[int, Any] = {}
         self._group: Any = None
 
@@ -90,11 +94,11 @@ class StopSignal(Callback):
     def _request(self, signum: int, frame: FrameType | None) -> None:
         leave_terminal()
         if self._heard is not None:
-            if signum == signal.SIGHUP:
+            if signum == signal.SIGHUP or time.monotonic() - self._heard_at < self.SAME:
                 return
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
-        self._heard = signum
+        self._heard, self._heard_at = signum, time.monotonic()
         if self._group is None:
             self.requested = signum
         if not dist.is_initialized() or dist.get_rank() == 0:

@@ -28,6 +28,7 @@ from src.config import hydra_internals, omegaconf_internals
 from src.config.schema import Config, EvalConfig, SampleConfig, schema_leaves
 from src.config.words import allowed_words, as_meant, check_hydra_keys, leaves, parted
 from src.errors import UserError, of_the_machine
+from src.system.output import print_anything, understand_utf8
 from src.system.signals import STOPPED, raise_again
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -60,6 +61,8 @@ def command(config_name: str, task: Callable[[DictConfig], None]) -> None:
             mistakes.append(told)
             say_error(told)
 
+    understand_utf8()
+    print_anything()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, instead of Hydra's own printing
     try:
         raise_again()

@@ -112,6 +112,8 @@ def _as_meant(word: str, sweep: bool) -> str:
         read = OverridesParser.create().parse_override(word)
     except HydraException:
         read = None
+    if equals and value == "None" and "None" in kinds and "str" not in kinds:
+        return f"{name}=null"  # as Python writes it
     if not equals or not kinds <= {"str", "None"}:
         if read is None:
             raise UserError(_unreadable(word, name, value))

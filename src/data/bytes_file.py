@@ -11,6 +11,15 @@ from src.data.files import digest
 from src.data.portions import Portions
 from src.errors import UserError
 
+COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gunzip -k"),
+    b"\xfd7zXZ\x00": ("xz", "unxz -k"),
+    b"BZh": ("bzip2", "bunzip2 -k"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+    b"PK\x03\x04": ("zip", "unzip"),
+}
+"""How compressed files begin: a model would learn noise from one."""
+_LONGEST = max(map(len, COMPRESSED))
 _LEAST_BYTES = 20  # so that 5% is at least one byte
 
 
@@ -53,10 +62,14 @@ class BytesFile(WindowDataModule):
             found = "a folder" if self.path.is_dir() else "none there" if not self.path.exists() else "no plain file"
             raise UserError(f"data.path must be an existing file, found {found}: {self.path}")
         try:
-            with self.path.open("rb"):
+            with self.path.open("rb") as file:
+                begins = file.read(_LONGEST)
                 size = self.path.stat().st_size
         except OSError as error:
             raise UserError(f"data.path cannot be read ({error.strerror}): {self.path}") from error
+        for beginning, (kind, program) in COMPRESSED.items():
+            if begins.startswith(beginning):
+                raise UserError(f"data.path must not be compressed, found {kind}: {program} {self.path} unpacks it")
         if size < _LEAST_BYTES:
             raise UserError(f"data.path must have at least {_LEAST_BYTES} bytes, found {size}: {self.path}")
         return size

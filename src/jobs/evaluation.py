@@ -31,6 +31,7 @@ from src.loggers.build import wandb_logger
 from src.processes.ranks import end, end_with_supervisor, first_process, place
 from src.runs.log import quiet_libraries
 from src.runs.run import Run
+from src.system.output import print_anything
 from src.system.signals import raise_again
 from src.training import build_model
 
@@ -55,6 +56,7 @@ class Row(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     """Run one process of an evaluation; returns the exit code."""
+    print_anything()
     end_with_supervisor()
     code = 1
     try:

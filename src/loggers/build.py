@@ -49,7 +49,9 @@ def wandb_logger(config: Config, run: Run, facts: dict[str, Any]) -> WandbLogger
         settings=wandb.Settings(silent=True),
         config={**run.plain_config(), **columns, **({"data_facts": facts} if facts else {})},
     )
-    return started(logger, run.path / "wandb" / "latest-run")
+    began = started(logger, run.path / "wandb" / "latest-run")
+    run.keep_wandb_id(began.experiment.id)  # an agent of a wandb sweep gives its own
+    return began
 
 
 def as_number(text: str) -> int | float | str:

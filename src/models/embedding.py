@@ -91,6 +91,7 @@ class ByteEmbedding(nn.Module):
         """
         shifted = torch.cat([x.new_full((x.shape[0], 1), 0, dtype=torch.int64), x[:, :-1].long()], dim=1)
         shifted[:, 0] = self.start
+        shifted = shifted[:, : x.shape[1]]  # of nothing, nothing
         hidden: Tensor = self.token(shifted)
         for table, coordinate in zip(self.position, self.coordinates, strict=True):
             hidden = hidden + table(coordinate[: x.shape[1]])

@@ -76,7 +76,9 @@ class SparseAttention(nn.Module):
 
     def queries_keys_values(self, x: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Project ``x`` (B, N, width) to what attention takes, each (B, N, H, d_head)."""
-        q, k, v = (part.unflatten(-1, (len(self.layer), -1)) for part in self.project_in(x).split(self.widths, dim=-1))
+        heads = len(self.layer)
+        parts = self.project_in(x).split(self.widths, dim=-1)
+        q, k, v = (part.unflatten(-1, (heads, part.shape[-1] // heads)) for part in parts)
         return turn(q, table, self.qk_norm), turn(k, table, self.qk_norm), v
 
 

@@ -131,7 +131,7 @@ class SparseTransformer(nn.Module):
         table = None if self.rotary is None else self.rotary(0, hidden.shape[1])  # a piece has its own positions
         for block, own in zip(self.blocks, self._block_seeds(seed, x.device), strict=True):
             hidden = block(hidden, own, table)
-        return self.output(self.norm(hidden.reshape(*x.shape, -1)))
+        return self.output(self.norm(hidden.reshape(*x.shape, hidden.shape[-1])))
 
     def _block_seeds(self, seed: Tensor | None, device: torch.device) -> Sequence[Tensor | None]:
         if not self.training or resolve_block_backend(self.block_backend, device, torch.float32) == "eager":

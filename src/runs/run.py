@@ -175,6 +175,11 @@ class Run:
             )
         return found.decode()
 
+    def keep_wandb_id(self, wandb_id: str) -> None:
+        """Keep the id that wandb took, so that a resumed run is that wandb run."""
+        if wandb_id != self.wandb_id():
+            write_atomically(self.path / "wandb_id", wandb_id + "\n")
+
     def summary(self) -> dict[str, Any]:
         """Figures written so far; empty before the first.
 

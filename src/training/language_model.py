@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from src.errors import said_if_out_of_memory
+from src.errors import UserError, said_if_out_of_memory
 from src.models.residual_block import resolve_block_backend
 from src.models.sparse_transformer import SparseTransformer
 from src.optimizers.build import OptimizerSettings
@@ -84,6 +84,11 @@ class LanguageModel(LightningModule):
         self.step_losses: list[Tensor] = []
         self.step_bytes: list[Tensor] = []
         self.figures: dict[str, Figure] = {}
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
+        """Say what to call: a checkpoint holds weights, and its run directory says of which network."""
+        raise UserError("load_from_checkpoint does not know the network: take src.library.load_model(RUN_DIR)")
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, N, 256) of bytes (B, N)."""

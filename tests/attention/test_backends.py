@@ -137,3 +137,20 @@ def test_sparse_works_under_compile() -> None:
         return attend(q * 2, k, v, STRIDED, "torch") + 1
 
     assert torch.allclose(torch.compile(run, backend="eager")(*qkv()), run(*qkv()))
+
+
+@pytest.mark.parametrize("name", ["dense", "fixed", "strided"])
+@pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
+@pytest.mark.parametrize(("device", "shape"), [("cpu", (0, 2, 16, 8)), ("cpu", (2, 2, 0, 8)), ("meta", (2, 2, 16, 8))])
+def test_nothing_gives_nothing_of_the_right_shape(name, backend, device, shape):
+    q, k, v = (torch.randn(shape, device=device, requires_grad=True) for _ in range(3))
+    out = attend(q, k, v, Pattern(name, 8, 2).layer(2), backend)
+    out.sum().backward()
+    assert out.shape == shape and out.device.type == device
+    assert q.grad.shape == k.grad.shape == v.grad.shape == shape
+
+
+def test_the_package_gives_the_function():
+    import src.attention
+
+    assert src.attention.attend is attend

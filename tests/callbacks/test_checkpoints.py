@@ -123,3 +123,16 @@ def test_checkpoints_alone_serve_eval_and_sample(tmp_path):
     done = command("sample", f"run={alone}", "length=8", "batch=1", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "config.yaml is damaged" in done.stderr
+
+
+def test_a_signal_that_comes_twice_at_once_is_one_request(tmp_path):
+    """A wrapper forwards it, and the process group gets it."""
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    run = new_run(tmp_path, *NEVER)
+    with pytest.raises(Interrupted):
+        train(run, Saves(5, twice))
+    assert inspect(run.checkpoints / "last.ckpt") in (5, 6)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
+import lzma
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,13 @@ def test_what_cannot_be_trained_on_is_refused_in_a_sentence(tmp_path: Path) -> N
     assert "found a folder" in refusal(tmp_path)
     assert refusal(empty) == f"data.path must have at least 20 bytes, found 0: {empty}"
     assert refusal(short, context=64).startswith("data.context must be at most 45 for the 90 training bytes")
+
+
+@pytest.mark.parametrize(
+    ("pack", "kind"), [(gzip.compress, "gzip"), (lzma.compress, "xz"), (bz2.compress, "bzip2")], ids=["gz", "xz", "bz2"]
+)
+def test_compressed_files_are_no_text(tmp_path, pack, kind):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(pack(bytes(range(256)) * 40))
+    with pytest.raises(UserError, match=f"data.path must not be compressed, found {kind}: "):
+        BytesFile(path, Portions(8, 2)).prepare_data()

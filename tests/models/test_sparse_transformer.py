@@ -15,6 +15,7 @@ from src.config.command_line import CONF
 from src.models.embedding import grid_coordinates, grid_sizes
 from src.models.residual_block import FeedForward, ResidualBlock, SparseAttention
 from src.models.sparse_transformer import SparseTransformer
+from tests.models.recipes import RECIPES
 
 PATTERNS = [Pattern("dense")] + [
     Pattern(name, stride=8, summary=2, mode=mode)
@@ -200,3 +201,12 @@ def test_wrong_sizes_are_refused():
         small(heads=3)
     with pytest.raises(ValueError, match="at most 37 positions, found 38"):
         small()(torch.zeros(1, 38, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("shape", [(0, 16), (2, 0)])
+@pytest.mark.parametrize("recipe", ["modern", "qk norm alone"])
+def test_no_bytes_give_no_logits(shape, recipe):
+    model = SparseTransformer(pattern=Pattern("fixed", 8, 2), context=32, depth=1, width=16, heads=2, **RECIPES[recipe])
+    logits = model(torch.zeros(shape, dtype=torch.uint8))
+    logits.sum().backward()
+    assert logits.shape == (*shape, 256)

@@ -126,3 +126,10 @@ def test_a_failing_write_leaves_the_old_content(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_atomically(file, "new")
     assert file.read_text() == "old"
+
+
+def test_the_id_that_wandb_took_is_kept(tmp_path):
+    run = Run.create(config(tmp_path))
+    assert run.wandb_id() != "agent123"
+    run.keep_wandb_id("agent123")
+    assert Run.find(run.path).wandb_id() == "agent123"
