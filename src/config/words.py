@@ -141,6 +141,8 @@ def _escaped(value: str) -> str:
 
 
 def _unreadable(word: str, name: str, value: str) -> str:
+    if name == word:
+        return f"{word!r} cannot be read as KEY=VALUE: write {word}=VALUE"
     kind = leaves().get(name.lstrip("+"))
     if kind is not None and not kind.startswith(("list", "dict", "str")):
         return f"{name} must be {allowed_words(kind)}, found {value!r}"

@@ -22,7 +22,7 @@ TABLE = {
     "a removed group": train("~optimizer", "~optimizer takes away what every run needs"),
     "value missing": train("data=bytes", "data.path has no value: give it as data.path=VALUE"),
     "not KEY=VALUE": train("model.depth", "'model.depth' .*KEY=VALUE"),
-    "bracket left open": train("model.depth=[", r"'model.depth=\[' cannot be read as KEY=VALUE"),
+    "bracket left open": train("model.depth=[", r"model.depth must be an integer, found '\['"),
     "interpolation to nowhere": train("name=${nowhere}", "name cannot be resolved: .*nowhere"),
     "unknown option": train("--devices=2", "--devices=2 is no option: keys are given as KEY=VALUE"),
     "unknown choice of an option": train("--cfg=jobs", ".*--cfg.*invalid choice"),

@@ -68,6 +68,7 @@ def test_the_script_draws_the_byte_that_it_is_asked_for(text_run, picture_run, t
     assert colours(tmp_path / "new" / "mine.png") > 20
 
 
+@pytest.mark.slow
 def test_the_script_takes_a_picture_of_ones_own(picture_run, tmp_path):
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5
     Image.fromarray(pixels).save(tmp_path / "mine.png")

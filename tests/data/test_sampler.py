@@ -21,6 +21,7 @@ from src.errors import UserError
 SPLITS = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))  # devices, micro-batches, their size
 
 
+@settings(max_examples=40)
 @given(split=SPLITS, start=st.integers(0, 5), steps=st.integers(0, 5))
 def test_devices_and_micro_batches_only_share_out_the_numbers(
     split: tuple[int, int, int], start: int, steps: int

@@ -11,7 +11,7 @@ from tests.kills import DISTURBED, TWO_DEVICES, assert_as_unbroken, gone_on, of_
 from tests.tiny_runs import TINY, corpus, only_run
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
-IN_THE_FAST_SUITE = 3
+IN_THE_FAST_SUITE = 2
 CODES = {"SIGKILL": -9, "node loss": -9, "SIGTERM": 143, "Ctrl-C": 130}
 
 

@@ -24,7 +24,7 @@ def files_with(secret: bytes, folder):
     return found
 
 
-@pytest.mark.parametrize("mode", ["offline", "online"])
+@pytest.mark.parametrize("mode", [pytest.param("offline", marks=pytest.mark.slow), "online"])
 def test_the_key_of_wandb_is_nowhere(mode, tmp_path):
     """Offline, and online where no server answers."""
     home = tmp_path / "home"

@@ -20,7 +20,12 @@ FOLDER = Path(__file__).with_name("interpreted")
 
 @pytest.mark.parametrize("part", [("-k", "strided"), ("-k", "not strided")], ids=["strided", "others"])
 def test_kernels_and_operator(part: tuple[str, str]) -> None:
-    run_interpreted(FOLDER, *part)
+    run_interpreted(FOLDER, *part, "-m", "not slow")
+
+
+@pytest.mark.slow
+def test_more_patterns_and_modes() -> None:
+    run_interpreted(FOLDER, "-m", "slow")
 
 
 def run_interpreted(folder: Path, *options: str) -> None:

@@ -85,7 +85,8 @@ def test_mistakes_are_told_in_a_sentence_and_leave_nothing(arguments, sentence, 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("cuts", [(100,), pytest.param((20, 160), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cuts", [(100,), (20, 160)])
 def test_cut_into_pieces_is_as_unbroken_to_the_last_bit(cuts, tmp_path, monkeypatch, capsys):
     """A text run that limits cut off and that the same command carries on, against one that never stopped."""
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ PATTERNS = [Pattern("dense")] + [
 ]
 
 
-@pytest.mark.parametrize(("block", "splits"), [(0, 3), (1, 1)])
+@pytest.mark.parametrize(("block", "splits"), [(0, 3), pytest.param(1, 1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_decoding_kernel_equals_the_plain_cache(pattern, block, splits):
     torch.manual_seed(0)

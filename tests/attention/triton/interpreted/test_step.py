@@ -10,7 +10,13 @@ from tests.models.test_sparse_transformer import PATTERNS, small, trained
 
 @pytest.mark.parametrize(
     ("pattern", "kind", "rows"),
-    [(PATTERNS[1], "image", 5), *((pattern, "text", 3) for pattern in PATTERNS)],  # tensor cores take more than four
+    [
+        (PATTERNS[1], "image", 5),  # tensor cores take more than four
+        *(
+            pytest.param(pattern, "text", 3, marks=() if pattern.mode == "merged" else pytest.mark.slow)
+            for pattern in PATTERNS
+        ),
+    ],
     ids=str,
 )
 def test_step_by_kernels_equals_the_plain_step(pattern, kind, rows):

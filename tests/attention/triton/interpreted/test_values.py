@@ -76,7 +76,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("mode", ["merged", "interleaved", "multihead"])
+@pytest.mark.parametrize(
+    "mode",
+    ["merged", "interleaved", pytest.param("multihead", marks=pytest.mark.slow)],  # sets of the one before
+)
 @pytest.mark.parametrize(("name", "stride", "summary", "n", "heads", "config"), CASES)
 def test_every_pattern_and_mode(
     monkeypatch: pytest.MonkeyPatch, name: str, stride: int, summary: int, n: int, heads: int, config: Config, mode: str
