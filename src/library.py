@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from src.attention import Column, Dense, Fixed, KeySet, OwnBlock, Pattern, Strided, Summary, Window, attend
+    from src.config.schema import Config
     from src.data.portions import Portions
     from src.decoding.sampling import Draw, as_text, generate
     from src.errors import UserError
@@ -24,6 +25,8 @@ __all__ = [
     "SparseTransformer", "Strided", "Summary", "UserError", "Window", "as_text", "attend", "generate", "load_model",
 ]  # fmt: skip
 
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+"""Files of an export."""
 _HOMES = {
     "src.attention": "attend Pattern KeySet Dense Window Column Strided OwnBlock Summary Fixed",
     "src.data.portions": "Portions",
@@ -48,15 +51,15 @@ def __dir__() -> list[str]:
 
 
 def load_model(run_dir: str | Path, checkpoint: str = "best") -> SparseTransformer:
-    """Load the network of a run with its trained weights.
+    """Load the network of a run, or of a folder that ``scripts.export`` wrote, with its trained weights.
 
     A damaged checkpoint is passed over for the newest whole one before it, with a line in the log. Attention and
     residual blocks take the fastest implementation of the device that the network is moved to, whatever the run took.
     PyTorch's random numbers go on as if nothing had been loaded.
 
     Args:
-        run_dir: the run directory, with ``config.yaml`` and ``checkpoints/``.
-        checkpoint: ``best``, by validation, or ``last``.
+        run_dir: the run directory, with ``config.yaml`` and ``checkpoints/``; or the folder of an export.
+        checkpoint: ``best``, by validation, or ``last``; an export has one.
 
     Returns:
         The network on the CPU in float32, in eval mode. ``model(x)`` takes (B, N) bytes of any integer dtype and gives
@@ -66,13 +69,18 @@ def load_model(run_dir: str | Path, checkpoint: str = "best") -> SparseTransform
         UserError: no such run or checkpoint, or files that are damaged or of another model.
     """
     from src.checkpoint.file import check_model, read, usable_for  # late: PyTorch takes seconds to import
+    from src.config.checks import check
     from src.errors import UserError
     from src.runs.run import Run
 
     if checkpoint not in ("best", "last"):
         raise UserError(f"checkpoint must be best or last, found {checkpoint!r}")
+    if (Path(run_dir) / WEIGHTS).is_file():
+        return _exported(Path(run_dir))
     run = Run.find(run_dir)
-    model = _network(run)
+    config = run.config()
+    check(config)
+    model = _network(config)
     file = usable_for(run.checkpoint(checkpoint))
     check_model(file, model, prefix="model.")
     weights = read(file)["state_dict"]
@@ -80,15 +88,31 @@ def load_model(run_dir: str | Path, checkpoint: str = "best") -> SparseTransform
     return model.eval()
 
 
-def _network(run: Run) -> SparseTransformer:
-    """Build the network that a run's configuration describes, untrained."""
+def _exported(folder: Path) -> SparseTransformer:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from src.checkpoint.file import differences
+    from src.config.restore import read_config
+    from src.errors import UserError
+
+    model = _network(read_config(folder / CONFIG))
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+    if found := differences(weights, model.state_dict()):
+        raise UserError(f"{folder / WEIGHTS} is of another model than {CONFIG} describes: {found[0]}")
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _network(config: Config) -> SparseTransformer:
+    """Build the network that a configuration describes, untrained."""
     import torch
 
-    from src.config.checks import check
     from src.models.build import network
 
-    config = run.config()
-    check(config)
     config.attention.backend = config.model.backend = "auto"
     drawing = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(list(drawing)):
