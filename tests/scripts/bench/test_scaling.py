@@ -180,5 +180,5 @@ def test_without_gpus_it_says_what_works(tmp_path):
     assert done.returncode == 2
     assert (
         done.stderr
-        == "error: bench_scaling needs CUDA GPUs, and this machine shows none: see --device cpu --model tiny\n"
+        == "error: scripts.bench.scaling needs CUDA GPUs, found none: see --device cpu --model tiny\n"
     )
