@@ -27,10 +27,10 @@ train: setup ## Train a small model on Python's own sources, to the end, without
 	$(BIN)/python -m src.train experiment=quickstart $(ARGS)
 
 test: setup ## The CPU suite (about 9 minutes)
-	$(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m "not slow and not gpu" $(ARGS)
 
 test-all: setup ## The CPU suite and the long tests (about 25 minutes)
-	$(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder -m "not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m "not gpu" $(ARGS)
 
 test-gpu: setup ## What needs a CUDA GPU
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)

@@ -20,9 +20,9 @@ else:  # they need Triton's interpreter from the start of the process: `test_int
 
 # Modules that take half a minute or more in `make test` (or, test_slurm, in `make test-all`), the longest first
 LONG = (
-    "test_interpreted", "test_devices", "test_compile", "test_attention_picture", "test_kills", "test_sweep",
-    "test_eval", "test_run_directories", "test_bad_pictures_and_samples", "test_train", "test_any_configuration",
-    "test_slurm",
+    "test_interpreted", "test_devices", "test_compile", "test_eval", "test_train", "test_any_configuration",
+    "test_sweep", "test_golden", "test_attention_picture", "test_kills", "test_run_directories",
+    "test_bad_pictures_and_samples", "test_slurm",
 )  # fmt: skip
 
 

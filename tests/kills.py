@@ -67,7 +67,7 @@ class Kill:
 
 
 def twenty() -> list[Kill]:
-    """The kills of the whole test, the same every time; the first two are in the fast suite."""
+    """The kills of the whole test, the same every time; the second one is in the fast suite."""
     draw = random.Random(2026)
     workers = ("data.workers=2",)
 

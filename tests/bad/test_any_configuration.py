@@ -178,7 +178,7 @@ def tried(folder, monkeypatch, capfd, examples):
 
 
 def test_some_configurations(tmp_path, monkeypatch, capfd):
-    tried(tmp_path, monkeypatch, capfd, examples=20)
+    tried(tmp_path, monkeypatch, capfd, examples=12)
 
 
 @pytest.mark.slow

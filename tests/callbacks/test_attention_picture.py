@@ -57,6 +57,7 @@ def test_it_is_drawn_from_weights_in_shares(tmp_path):
     assert len(list((run / "attention").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_the_script_draws_the_byte_that_it_is_asked_for(text_run, picture_run, tmp_path):
     done = drawn(picture_run, "--query", "2,3,1", "--blocks", "1", "--heads", "1,0", "--item", "2")
     assert done.returncode == 0, done.stderr

@@ -123,6 +123,7 @@ def test_a_wrong_job_is_refused_before_anything_is_written(tmp_path, grid, sente
     assert {path.name for path in tmp_path.iterdir()} == {"corpus.txt"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_running_jobs_and_the_same_command_goes_on(tmp_path):
     grid = ("attention=fixed,dense", TWO, "hydra.launcher.name=s")
     process = begun(tmp_path, *grid, *LONG)

@@ -9,10 +9,15 @@ import pytest
 
 from tests.tiny_runs import TINY, corpus, environment, summary
 
+LATIN = {"PYTHONIOENCODING": "latin-1"}
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
-@pytest.mark.parametrize("settings", [{"PYTHONIOENCODING": "ascii"}, ASCII], ids=["ascii output", "ascii everywhere"])
+@pytest.mark.parametrize(
+    "settings",
+    [ASCII | {"PYTHONIOENCODING": "ascii"}, *(pytest.param(one, marks=pytest.mark.slow) for one in (LATIN, ASCII))],
+    ids=["ascii everywhere", "latin output", "ascii locale"],
+)
 def test_training_ends_well_on_a_terminal_that_knows_ascii_alone(settings, tmp_path):
     folder = tmp_path / "döner"
     folder.mkdir()

@@ -191,7 +191,7 @@ FORTY = ("trainer.max_steps=40", "trainer.val_every=10")
 
 @pytest.mark.parametrize(
     "devices",
-    [pytest.param(DDP, id="ddp"), pytest.param(FSDP, id="fsdp2", marks=pytest.mark.slow)],
+    [pytest.param(DDP, id="ddp", marks=pytest.mark.slow), pytest.param(FSDP, id="fsdp2", marks=pytest.mark.slow)],
 )
 def test_a_run_that_loses_a_process_ends_and_goes_on_with_fewer(tmp_path, devices):
     """With the same global batch and data order: step for step the losses of a run of one process, never broken."""

@@ -178,7 +178,4 @@ def test_a_signal_stops_the_bench_and_keeps_the_rows_that_were_done(tmp_path, si
 def test_without_gpus_it_says_what_works(tmp_path):
     done = bench(folder=tmp_path)
     assert done.returncode == 2
-    assert (
-        done.stderr
-        == "error: scripts.bench.scaling needs CUDA GPUs, found none: see --device cpu --model tiny\n"
-    )
+    assert done.stderr == "error: scripts.bench.scaling needs CUDA GPUs, found none: see --device cpu --model tiny\n"

@@ -14,7 +14,11 @@ PATTERNS = [Pattern("dense")] + [
 
 
 @pytest.mark.parametrize(("block", "splits"), [(0, 3), pytest.param(1, 1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize(
+    "pattern",
+    [pytest.param(found, marks=pytest.mark.slow if found.mode == "interleaved" else ()) for found in PATTERNS],
+    ids=str,
+)
 def test_decoding_kernel_equals_the_plain_cache(pattern, block, splits):
     torch.manual_seed(0)
     layer, n, qk, v = pattern.layer(HEADS, block), 100, 20, 24

@@ -68,11 +68,11 @@ CASES = [
     ("strided", 5, 1, 61, 2, SMALL),
     ("strided", 32, 1, 70, 1, AT_ONCE),
     ("strided", 8, 1, 150, 1, UNEVEN),
-    ("strided", 96, 1, 130, 1, Config(32, 16, 4, 1, per=4)),
+    pytest.param("strided", 96, 1, 130, 1, Config(32, 16, 4, 1, per=4), marks=pytest.mark.slow),
     ("fixed", 32, 8, 100, 3, SMALL),
     ("fixed", 96, 32, 130, 3, UNEVEN),
     ("fixed", 12, 4, 77, 2, UNEVEN),
-    ("fixed", 64, 64, 150, 2, Config(16, 64, 4, 1)),
+    pytest.param("fixed", 64, 64, 150, 2, Config(16, 64, 4, 1), marks=pytest.mark.slow),
 ]
 
 
