@@ -7,7 +7,6 @@ import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -25,13 +24,12 @@ from omegaconf.errors import (
 )
 
 from src.config import hydra_internals, omegaconf_internals
-from src.config.schema import Config, EvalConfig, SampleConfig, schema_leaves
+from src.config.schema import CONF, Config, EvalConfig, SampleConfig, schema_leaves
 from src.config.words import allowed_words, as_meant, check_hydra_keys, leaves, parted
 from src.errors import UserError, of_the_machine
 from src.system.output import print_anything, understand_utf8
 from src.system.signals import STOPPED, raise_again
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 SCHEMAS = {"schema": Config, "eval_schema": EvalConfig, "sample_schema": SampleConfig}  # as conf/*.yaml name them
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=_name, node=_schema)

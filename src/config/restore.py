@@ -12,10 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from src.config.omegaconf_internals import node
-from src.config.schema import Config, schema_leaves
+from src.config.schema import CONF, Config, schema_leaves
 from src.errors import UserError
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 # The file of conf/ whose values stand for the keys that a group has got since a run was begun. Where a field of the
 # group names the choice, its file; otherwise the one that is named here. Keys that it lacks are the paper's recipe's.

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def _at_least(least: float, below: float | None = None, most: float | None = None) -> Any:

@@ -7,6 +7,7 @@ Hydra would read something else. Values that are quoted for Hydra, interpolation
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from argparse import ArgumentParser
@@ -79,7 +80,8 @@ def as_meant(words: Sequence[str], sweep: bool = False) -> list[str]:
     Raises:
         UserError: a word that cannot be read; the sentence shows how it is written.
     """
-    return [_as_meant(word, sweep) for word in words]
+    parser = OverridesParser.create()
+    return [_as_meant(word, sweep, parser) for word in words]
 
 
 def quoted(value: object) -> str:
@@ -100,16 +102,17 @@ def check_hydra_keys(words: Sequence[str]) -> None:
             raise UserError(f"{key} does nothing here: {WITHOUT_EFFECT.get(key, '--help lists the keys that do')}")
 
 
+@functools.cache
 def leaves() -> dict[str, str]:
     """Keys of all commands, with their types."""
     return schema_leaves(EvalConfig) | schema_leaves(SampleConfig)
 
 
-def _as_meant(word: str, sweep: bool) -> str:
+def _as_meant(word: str, sweep: bool, parser: OverridesParser) -> str:
     name, equals, value = word.partition("=")
     kinds = {kind.strip() for kind in leaves().get(name.lstrip("+"), "").split("|")}
     try:
-        read = OverridesParser.create().parse_override(word)
+        read = parser.parse_override(word)
     except HydraException:
         read = None
     if equals and value == "None" and "None" in kinds and "str" not in kinds:
