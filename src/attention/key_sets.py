@@ -1,20 +1,60 @@
 """Which keys one attention head lets each query see (Child et al. 2019, section 4), exactly.
 
-Positions are 0-based and every set is causal: query ``i`` sees only keys ``j <= i``. Nothing here is larger than O(1):
-counts are closed forms and membership is arithmetic.
+Positions are 0-based and every set is causal: query ``i`` sees only keys ``j <= i``. Nothing of the paper's is larger
+than O(1): counts are closed forms and membership is arithmetic.
 """
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
+
+_KNOWN: dict[str, KeySet] = {}
+_AT_ONCE = 1 << 22  # pairs that are counted at once, where there is no closed form
 
 
 @dataclass(frozen=True)
 class KeySet(ABC):
-    """The keys that one attention head lets each query see."""
+    """The keys that one attention head lets each query see.
+
+    Subclasses are frozen dataclasses, or objects that never change and compare as equal where they see the same.
+    """
+
+    _code = ""
+
+    def __post_init__(self) -> None:
+        """Subclasses with one of their own call this one."""
+        _ = self.code
+
+    @property
+    def code(self) -> str:
+        """The set as a text, by which operators of PyTorch take it; `KeySet.read` finds the set again."""
+        if not self._code:
+            object.__setattr__(self, "_code", _written(self))
+        return self._code
+
+    @staticmethod
+    def read(code: str) -> KeySet:
+        """Find the set of a ``code``, or make it anew where another process wrote it.
+
+        Raises:
+            ValueError: its class cannot be found by its name.
+        """
+        if code not in _KNOWN:
+            place, fields = json.loads(code)
+            module, _, name = place.partition(":")
+            try:
+                found = getattr(importlib.import_module(module), name)
+            except (ImportError, AttributeError) as error:
+                raise ValueError(f"the key set {place} of another process cannot be found: {error}") from error
+            _KNOWN[code] = found(**{key: _hashable(value) for key, value in fields.items()})
+        return _KNOWN[code]
 
     @abstractmethod
     def sees(self, i: Any, j: Any) -> Any:
@@ -28,9 +68,17 @@ class KeySet(ABC):
             A boolean, or a boolean tensor of the broadcast shape.
         """
 
-    @abstractmethod
     def pairs(self, n: int) -> int:
-        """Count the (query, key) pairs kept in a sequence of ``n`` positions, in closed form."""
+        """Count the (query, key) pairs kept in a sequence of ``n`` positions.
+
+        The paper's sets have a closed form. This one asks ``sees`` of every pair, once, in O(n) memory.
+        """
+        return _counted(self, n)
+
+    def key_ranges(self, start: int, stop: int) -> Sequence[tuple[int, int]]:
+        """Give ranges ``(first, last + 1)`` of keys, apart from each other, that hold all keys which the queries
+        ``start`` to ``stop - 1`` see. Narrow ones make the first use of a set fast; nothing else depends on them."""
+        return ((0, stop),)
 
     @property
     def name(self) -> str:
@@ -54,6 +102,7 @@ class _PerStride(KeySet):
     stride: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.stride >= 1, f"stride must be at least 1, found {self.stride}")
 
 
@@ -164,6 +213,38 @@ class Fixed(WithSummary):
         blocks = n // self.stride
         earlier = self.summary * (blocks * n - self.stride * _triangle(blocks))
         return OwnBlock(self.stride).pairs(n) + earlier
+
+
+def _written(keys: KeySet) -> str:
+    place = f"{type(keys).__module__}:{type(keys).__qualname__}"
+    try:
+        code = json.dumps([place, {f.name: getattr(keys, f.name) for f in fields(keys) if f.init}])
+    except TypeError:  # no dataclass, or fields that are no plain values: known in this process alone
+        code = f"{place} {id(keys)}"
+    _KNOWN.setdefault(code, keys)
+    return code
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+@lru_cache(maxsize=256)
+def _counted(keys: KeySet, n: int) -> int:
+    import torch  # late: a configuration is checked without it
+
+    rows = max(1, _AT_ONCE // max(1, n))
+    found = 0
+    for start in range(0, n, rows):
+        i = torch.arange(start, min(n, start + rows))[:, None]
+        for first, last in keys.key_ranges(start, int(i[-1]) + 1):
+            j = torch.arange(max(0, first), min(last, n))[None, :]
+            found += int((torch.as_tensor(keys.sees(i, j)) & (j <= i)).sum())
+    return found
+
+
+PAPER = (Window, Column, Strided, OwnBlock, Summary, Fixed)
+"""The sets of the paper beside the dense one: those that have kernels of their own."""
 
 
 def _triangle(n: int) -> int:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from src.attention.key_sets import Column, Fixed, KeySet, OwnBlock, Strided, Summary, Window
+from src.attention.key_sets import PAPER, KeySet
 from src.attention.triton import passes
 
-_KINDS: tuple[type[KeySet], ...] = (Window, Column, Strided, OwnBlock, Summary, Fixed)
+_KINDS: tuple[type[KeySet], ...] = PAPER
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 

@@ -62,10 +62,10 @@ def forward(
     """
     if out.numel() == 0:
         return
-    with _on(q.device):
+    with on(q.device):
         for run, (q_, k_, v_, out_, lse_) in _by_run(layer, q, k, v, out, lse):
             job = _Job(q_, v_, run, scale * LOG2E)
-            tensors: list[View | None] = [_view(t) for t in (q_, k_, v_, out_, lse_)]
+            tensors: list[View | None] = [view(t) for t in (q_, k_, v_, out_, lse_)]
             if isinstance(run.keys, Window | Strided):
                 join = isinstance(run.keys, Strided)
                 if join:
@@ -91,10 +91,10 @@ def backward(
     if q.numel() == 0:
         return
     delta = torch.empty_like(lse)
-    with _on(q.device):
+    with on(q.device):
         for run, given in _by_run(layer, q, k, v, out, lse, dout, delta, dq, dk, dv):
             job = _Job(given[0], given[2], run, scale * LOG2E)
-            views: list[View | None] = [_view(t) for t in given]
+            views: list[View | None] = [view(t) for t in given]
             if isinstance(run.keys, Window | Strided):
                 join = isinstance(run.keys, Strided)
                 if join:
@@ -213,10 +213,12 @@ def _sub_block_runs(start: int, keys: tuple[KeySet, ...]) -> list[Run]:
     return found
 
 
-def _view(tensor: torch.Tensor) -> View:
+def view(tensor: torch.Tensor) -> View:
+    """Give a kernel a tensor with its strides."""
     strides = tensor.stride()
     return View(tensor, *strides, *(() if tensor.dim() == 4 else (0,)))
 
 
-def _on(device: torch.device) -> AbstractContextManager[Any]:
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """Launch on a GPU that may not be the present one."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

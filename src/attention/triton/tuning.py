@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 import torch
 
+from src.attention.tiled.layout import Size
+from src.attention.tiled.plan import Sizes
+
 TABLE = Path(__file__).with_name("tuning.json")
 
 _SAFE_TILES = {
@@ -53,6 +56,31 @@ def find(kernel: str, device: torch.device, dtype: torch.dtype, qk: int, v: int,
         rows: rows of a column, for the column kernels.
     """
     return _find(kernel, capability(device), dtype.itemsize, _power(qk), _power(v), stride, _power(rows) if rows else 0)
+
+
+def tiled_sizes(device: torch.device, dtype: torch.dtype, qk: int, v: int) -> Sizes:
+    """Give the tile sizes of ``src.attention.tiled`` that a GPU has configurations for, with what a score costs."""
+    found = _table().get(capability(device), {})
+    first = f"{key('tiled_forward', dtype.itemsize, _power(qk), _power(v))} tile"
+    stored = [found[name] for name in found if name.startswith(first)]
+    sizes = [(Size(*one[:2]), one[5] / 100) for one in stored]
+    safe_one = _safe_tiled(dtype.itemsize * (_power(qk) + _power(v)))
+    return tuple(sorted(sizes, key=lambda one: -one[0].queries * one[0].keys)) or ((Size(*safe_one[:2]), 1.0),)
+
+
+def tiled(kernel: str, device: torch.device, dtype: torch.dtype, qk: int, v: int, size: Size) -> Config:
+    """Find the configuration of a kernel of ``src.attention.triton.tiled`` for tiles of ``size``."""
+    name = f"{key(kernel, dtype.itemsize, _power(qk), _power(v))} tile {size.queries}x{size.keys}"
+    found = _table().get(capability(device), {}).get(name)
+    if found:
+        return Config(*found[:5])
+    return _safe_tiled(dtype.itemsize * (_power(qk) + _power(v)))._replace(BM=size.queries, BN=size.keys)
+
+
+def _safe_tiled(row_bytes: int) -> Config:
+    if row_bytes <= 256:
+        return Config(64, 32, 4, 2)
+    return Config(32, 32, 8, 2) if row_bytes <= 512 else Config(16, 32, 8, 1)
 
 
 def key(kernel: str, itemsize: int, qk: int, v: int) -> str:

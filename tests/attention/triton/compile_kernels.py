@@ -122,6 +122,28 @@ def compile_fused(pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: i
     return found
 
 
+def compile_tiled(
+    pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: int, stored: bool
+) -> list[dict[str, Any]]:
+    """Compile the kernels over lists of tiles, with and without documents, in every tile size of a GPU."""
+    from src.attention.tiled_operator import tiled_attention
+    from src.attention.triton import tuning
+
+    heads, n = 4, 256
+    tuning.capability = lambda device: f"sm_{arch}" if stored else "unknown"  # type: ignore[assignment]
+    q, k = (torch.zeros(1, heads, n, qk, dtype=dtype, requires_grad=True) for _ in range(2))
+    v_ = torch.zeros(1, heads, n, v, dtype=dtype, requires_grad=True)
+    first = torch.zeros(1, n, dtype=torch.int32)
+    sizes, rows = tuning.tiled_sizes(q.device, dtype, qk, v), []
+    for size, cost in sizes:
+        tuning.tiled_sizes = lambda *_, one=((size, cost),): one  # type: ignore[assignment]
+        with compiled_launches(arch) as found:
+            for documents in (None, first):
+                tiled_attention(q, k, v_, pattern.layer(heads), "triton", 0.1, 0, documents).sum().backward()
+        rows += [row | {"tile": [size.queries, size.keys]} for row in found]
+    return rows
+
+
 def compile_muon(arch: int) -> list[dict[str, Any]]:
     """Compile what Muon does to single numbers, for wide and tall matrices, with a flag that holds it back."""
     from src.optimizers import muon_kernels
@@ -212,7 +234,7 @@ def main() -> None:
     parser.add_argument("--qk", type=int, default=64, help="width of a query")
     parser.add_argument("--v", type=int, default=64, help="width of a value")
     parser.add_argument(
-        "--of", choices=("attention", "decoding", "fused", "muon"), default="attention", help="which kernels"
+        "--of", choices=("attention", "tiled", "decoding", "fused", "muon"), default="attention", help="which kernels"
     )
     parser.add_argument("--recipe", default="", help="of decoding, of tests/models/recipes.py (default: the paper's)")
     parser.add_argument("--stored", action="store_true", help="stored configurations, not the safe ones")
@@ -222,6 +244,8 @@ def main() -> None:
         for case in options.case or list(CASES):
             if options.of == "decoding":
                 rows = compile_decoding(CASES[case], arch, dtype, *widths, options.recipe)
+            elif options.of == "tiled":
+                rows = compile_tiled(CASES[case], arch, dtype, *widths, stored=options.stored)
             elif options.of == "muon":
                 rows = compile_muon(arch)
             elif options.of == "fused":

@@ -30,8 +30,9 @@ FUSED = {
     "add_norm_forward", "add_norm_backward", "column_sums", "act_forward", "act_backward", "join_shares",
     "nats_forward", "nats_backward", "turn_forward", "turn_backward",
 }  # fmt: skip
+TILED = {"tiled_queries", "tiled_keys"}
 MUON = {"write_kernel", "apply_kernel"}
-KERNELS_OF = {"attention": KERNELS, "decoding": DECODING, "fused": FUSED, "muon": MUON}
+KERNELS_OF = {"attention": KERNELS, "tiled": TILED, "decoding": DECODING, "fused": FUSED, "muon": MUON}
 ARCHS = (80, 86, 89, 90)
 SMALLEST = 100 * 1024 - 1024  # shared memory a program may have on consumer Ampere and Ada cards
 LARGEST = 227 * 1024  # and on those of Hopper

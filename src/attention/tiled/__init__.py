@@ -1,0 +1,1 @@
+"""Lists of tiles for any key set, made from ``sees``, and attention over them in plain PyTorch."""

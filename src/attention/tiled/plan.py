@@ -1,0 +1,119 @@
+"""The layouts of all heads of a call, at the tile size that costs least."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from src.attention.key_sets import KeySet
+from src.attention.tiled.layout import Layout, Lists, Size, layout
+
+Sizes = tuple[tuple[Size, float], ...]
+"""Tile sizes to choose from, each with what a score costs in it: small tiles reuse less of what they read."""
+OF_CPUS: Sizes = ((Size(128, 128), 1.0), (Size(64, 64), 1.1), (Size(16, 32), 2.0))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The layouts of all heads.
+
+    Args:
+        size: of the tiles.
+        layouts: those that differ.
+        of_head: the place of each head's among them.
+    """
+
+    size: Size
+    layouts: tuple[Layout, ...]
+    of_head: tuple[int, ...]
+
+    @property
+    def scores(self) -> int:
+        """Scores of one sequence that are computed, kept or not."""
+        return sum(self.layouts[place].scores for place in self.of_head)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A plan as the kernels read it: the lists of all layouts one behind the other.
+
+    Args:
+        of_head: (H,) int32, the layout of each head.
+        order: (layouts, places) int32, positions of keys.
+        by_query: lists whose ``start`` is (layouts, tiles + 1) and ``full`` (layouts, tiles); masks by their places.
+        by_key: likewise.
+        masks: (masks, BQ, BK / 32) int32.
+    """
+
+    of_head: Tensor
+    order: Tensor
+    by_query: Lists
+    by_key: Lists
+    masks: Tensor
+
+
+def plan(
+    layer: tuple[KeySet, ...], queries: int, length: int, offset: int, device: torch.device, sizes: Sizes = OF_CPUS
+) -> Plan:
+    """Lay out all heads.
+
+    Args:
+        layer: the key set of every head.
+        queries: how many queries there are.
+        length: how many keys.
+        offset: position of the first query.
+        device: where the lists live.
+        sizes: of the tiles. That one is taken with which the scores to compute cost least, of those that are no longer
+            than the sequence, or else the last one.
+    """
+    different = tuple(dict.fromkeys(layer))
+    return _plan(different, tuple(map(different.index, layer)), queries, length, offset, device, sizes)
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    layer: tuple[KeySet, ...], of_head: tuple[int, ...], queries: int, length: int, offset: int, device: torch.device,
+    sizes: Sizes,
+) -> Plan:  # fmt: skip
+    best: Plan | None = None
+    least = float("inf")
+    for size, cost in [one for one in sizes if one[0].queries <= queries and one[0].keys <= length] or sizes[-1:]:
+        found = Plan(size, tuple(layout(keys, queries, length, offset, size, device) for keys in layer), of_head)
+        if found.scores * cost < least:
+            best, least = found, found.scores * cost
+    return found if best is None else best
+
+
+@lru_cache(maxsize=256)
+def tables(found: Plan) -> Tables:
+    """Write a plan as the kernels read it."""
+    device = found.layouts[0].order.device
+    places = max(len(one.order) for one in found.layouts)
+    length = int(found.layouts[0].order.max()) + 1  # behind all keys: what is filled up is no key
+    order = torch.stack([_padded(one.order, places, length) for one in found.layouts])
+    shift = torch.tensor([0, *(len(one.masks) for one in found.layouts)]).cumsum(0).tolist()
+    return Tables(
+        torch.tensor(found.of_head, dtype=torch.int32, device=device),
+        order,
+        _joined([one.by_query for one in found.layouts], shift),
+        _joined([one.by_key for one in found.layouts], shift),
+        torch.cat([one.masks for one in found.layouts]),
+    )
+
+
+def _joined(lists: list[Lists], shift: list[int]) -> Lists:
+    tiles, entries = max(len(one.full) for one in lists), 0
+    start, full, masks = [], [], []
+    for one, by in zip(lists, shift, strict=False):
+        start.append(_padded(one.start, tiles + 1, int(one.start[-1])) + entries)
+        full.append(_padded(one.full, tiles, 0))
+        masks.append(one.masks + by)
+        entries += len(one.tiles)
+    return Lists(torch.stack(start), torch.stack(full), torch.cat([one.tiles for one in lists]), torch.cat(masks))
+
+
+def _padded(x: Tensor, length: int, value: int) -> Tensor:
+    return torch.nn.functional.pad(x, (0, length - len(x)), value=value)

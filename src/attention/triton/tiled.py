@@ -1,0 +1,175 @@
+# mypy: disable-error-code="no-untyped-def"
+"""Attention over lists of tiles (``src.attention.tiled.layout``): any key set, queries behind a cache, documents.
+
+A program takes one tile of queries (or of keys) and walks its list: first the full tiles, then those with a mask, whose
+bits are read from memory. Keys stand in the order of the layout, so their rows are read through a table.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from src.attention.triton.steps import (
+    LN2,
+    begin_queries,
+    end_queries,
+    head_of,
+    load_numbers,
+    load_rows,
+    padded,
+    see_keys,
+    see_queries,
+    store_numbers,
+    store_rows,
+)
+
+
+@triton.jit
+def _kept(masks, place, TRANSPOSED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+    """A mask as (queries, keys), or (keys, queries): a word holds 32 keys of a query."""
+    row, column = tl.arange(0, BM), tl.arange(0, BN)
+    words = masks + place.to(tl.int64) * (BM * BN // 32) + row * (BN // 32)
+    if TRANSPOSED:
+        keep = (tl.load(words)[None, :] >> (column % 32)[:, None]) & 1
+        for word in tl.static_range(1, BN // 32):
+            bits = (tl.load(words + word)[None, :] >> (column % 32)[:, None]) & 1
+            keep = tl.where((column // 32 == word)[:, None], bits, keep)
+    else:
+        keep = (tl.load(words)[:, None] >> (column % 32)[None, :]) & 1
+        for word in tl.static_range(1, BN // 32):
+            bits = (tl.load(words + word)[:, None] >> (column % 32)[None, :]) & 1
+            keep = tl.where((column // 32 == word)[None, :], bits, keep)
+    return keep != 0
+
+
+@triton.jit
+def _over_keys(acc, top, total, q, dout, k, v, table, tiles, places, masks, first, begin, end, n, scale,
+               MASKED: tl.constexpr, DOCUMENTS: tl.constexpr, GRAD: tl.constexpr, QK: tl.constexpr, V: tl.constexpr,
+               BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+    """A tile of queries sees the tiles of keys ``begin`` to ``end - 1`` of the list."""
+    column = tl.arange(0, BN)
+    lowest = tl.min(first, 0)
+    for entry in range(begin, end):
+        j = tl.load(table + tl.load(tiles + entry) * BN + column)
+        valid = j < n
+        keep = valid[None, :]
+        if MASKED:
+            keep = _kept(masks, tl.load(places + entry), False, BM, BN)
+        if DOCUMENTS:
+            keep = keep & (j[None, :] >= first[:, None])
+            if tl.max(tl.where(valid, j, -1), 0) >= lowest:
+                acc, top, total = see_keys(
+                    acc, top, total, q, dout, k, v, 0, j, valid, keep, scale, MASKED, True, GRAD, QK, V
+                )
+        else:
+            acc, top, total = see_keys(
+                acc, top, total, q, dout, k, v, 0, j, valid, keep, scale, MASKED, MASKED, GRAD, QK, V
+            )
+    return acc, top, total
+
+
+@triton.jit
+def tiled_queries(q, k, v, out, lse, dout, delta, dq, first, heads_of, table, starts, fulls, tiles, places, masks,
+                  n, keys, row_tiles, key_places, scale, heads, groups, DOCUMENTS: tl.constexpr,
+                  RATIO: tl.constexpr, GRAD: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+                  BN: tl.constexpr):  # fmt: skip
+    """One tile of queries: forward writes out and lse; backward (GRAD) reads them and writes delta and dq.
+
+    Grid: tiles x (batch x heads), the last tiles first, which see the most.
+    """
+    tile = row_tiles - 1 - tl.program_id(0) // groups
+    group = tl.program_id(0) % groups
+    batch, head = group // heads, group % heads
+    own = tl.load(heads_of + head)  # which layout
+    table += own * key_places
+    begin = tl.load(starts + own * (row_tiles + 1) + tile)
+    end = tl.load(starts + own * (row_tiles + 1) + tile + 1)
+    masked = begin + tl.load(fulls + own * row_tiles + tile)
+    q, k, v = head_of(q, batch, head), head_of(k, batch, head // RATIO), head_of(v, batch, head // RATIO)
+    out, lse = head_of(out, batch, head), head_of(lse, batch, head)
+    if GRAD:
+        dout = head_of(dout, batch, head)
+    start = tile * BM
+    local = tl.arange(0, BM)
+    valid = start + local < n
+    nearest = local
+    if DOCUMENTS:
+        nearest = load_numbers(head_of(first, batch, head * 0), start, local, valid, 0x7FFFFFFF, True)
+    queries, upstream, acc, top, total = begin_queries(q, out, lse, dout, start, local, valid, GRAD, QK, V, BM)
+    acc, top, total = _over_keys(
+        acc, top, total, queries, upstream, k, v, table, tiles, places, masks, nearest, begin, masked, keys, scale,
+        False, DOCUMENTS, GRAD, QK, V, BM, BN,
+    )  # fmt: skip
+    acc, top, total = _over_keys(
+        acc, top, total, queries, upstream, k, v, table, tiles, places, masks, nearest, masked, end, keys, scale,
+        True, DOCUMENTS, GRAD, QK, V, BM, BN,
+    )  # fmt: skip
+    if GRAD:
+        store_numbers(head_of(delta, batch, head), total, start, local, valid)
+        store_rows(head_of(dq, batch, head), acc * (scale * LN2), start, local, valid, QK)
+    else:
+        end_queries(out, lse, acc, top, total, start, local, valid, False, V)
+
+
+@triton.jit
+def _over_queries(dk, dv, keys, values, q, lse, dout, delta, tiles, places, masks, first, j, begin, end, n, scale,
+                  MASKED: tl.constexpr, DOCUMENTS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+                  BN: tl.constexpr):  # fmt: skip
+    """A tile of keys, at positions ``j``, is seen by the tiles of queries ``begin`` to ``end - 1`` of the list."""
+    row = tl.arange(0, BM)
+    for entry in range(begin, end):
+        start = tl.load(tiles + entry) * BM
+        valid = start + row < n
+        keep = valid[None, :]
+        if MASKED:
+            keep = _kept(masks, tl.load(places + entry), True, BM, BN)
+        if DOCUMENTS:
+            nearest = load_numbers(first, start, row, valid, 0x7FFFFFFF, True)
+            keep = keep & (j[:, None] >= nearest[None, :])
+            if tl.max(j, 0) >= tl.min(nearest, 0):
+                dk, dv = see_queries(
+                    dk, dv, keys, values, q, None, lse, dout, delta, start, row, valid, keep, scale, True, True, QK, V
+                )
+        else:
+            dk, dv = see_queries(
+                dk, dv, keys, values, q, None, lse, dout, delta, start, row, valid, keep, scale, True, MASKED, QK, V
+            )
+    return dk, dv
+
+
+@triton.jit
+def tiled_keys(q, k, v, lse, dout, delta, dk, dv, first, heads_of, table, starts, fulls, tiles, places, masks,
+               n, keys, key_tiles, scale, heads, groups, DOCUMENTS: tl.constexpr, RATIO: tl.constexpr,
+               QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+    """Gradients of one tile of keys from one head of queries, written once by one program: the same bits every time.
+
+    Grid: tiles of keys x (batch x heads), the first tiles first, which are seen the most.
+    """
+    tile = tl.program_id(0) // groups
+    group = tl.program_id(0) % groups
+    batch, head = group // heads, group % heads
+    own = tl.load(heads_of + head)
+    j = tl.load(table + own * key_tiles * BN + tile * BN + tl.arange(0, BN))
+    there = j < keys
+    begin = tl.load(starts + own * (key_tiles + 1) + tile)
+    end = tl.load(starts + own * (key_tiles + 1) + tile + 1)
+    masked = begin + tl.load(fulls + own * key_tiles + tile)
+    q, lse = head_of(q, batch, head), head_of(lse, batch, head)
+    dout, delta = head_of(dout, batch, head), head_of(delta, batch, head)
+    if DOCUMENTS:
+        first = head_of(first, batch, head * 0)
+    rows = load_rows(head_of(k, batch, head // RATIO), 0, j, there, True, QK)
+    values = load_rows(head_of(v, batch, head // RATIO), 0, j, there, True, V)
+    sum_k = tl.zeros((BN, padded(QK)), tl.float32)
+    sum_v = tl.zeros((BN, padded(V)), tl.float32)
+    sum_k, sum_v = _over_queries(
+        sum_k, sum_v, rows, values, q, lse, dout, delta, tiles, places, masks, first, j, begin, masked, n, scale,
+        False, DOCUMENTS, QK, V, BM, BN,
+    )  # fmt: skip
+    sum_k, sum_v = _over_queries(
+        sum_k, sum_v, rows, values, q, lse, dout, delta, tiles, places, masks, first, j, masked, end, n, scale,
+        True, DOCUMENTS, QK, V, BM, BN,
+    )  # fmt: skip
+    store_rows(head_of(dk, batch, head), sum_k * (scale * LN2), 0, j, there, QK)
+    store_rows(head_of(dv, batch, head), sum_v, 0, j, there, V)

@@ -1,0 +1,111 @@
+"""The forward and backward pass over lists of tiles: grids and launches of the kernels of ``tiled``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.attention.key_sets import KeySet
+from src.attention.tiled.layout import Lists
+from src.attention.tiled.plan import plan, tables
+from src.attention.triton import passes, tiled, tuning
+from src.attention.triton.passes import LOG2E, WIDEST, on, view
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, out: Tensor, lse: Tensor,
+    layer: tuple[KeySet, ...], offset: int, scale: float,
+) -> None:  # fmt: skip
+    """Write the attention output and its log-sum-exp, base 2, plus infinity for a query that sees nothing.
+
+    Args:
+        q: (B, H, Nq, D); k, v: (B, Hkv, Nk, D or Dv); any strides, one dtype: bf16, fp16 or fp32.
+        first: (B, Nq) int32, the first key of each query, or None.
+        out: (B, H, Nq, Dv), overwritten.
+        lse: (B, H, Nq) float32, overwritten.
+        layer: the key set of every head.
+        offset: position of the first query.
+        scale: of the scores.
+
+    Raises:
+        ValueError: a dtype or a width that the kernels do not take.
+    """
+    _check(q, v)
+    with on(q.device):
+        job = _Job(q, k, v, first, layer, offset, scale)
+        job.queries([*map(view, (q, k, v, out, lse)), None, None, None], grad=False)
+
+
+def backward(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, out: Tensor, lse: Tensor,
+    layer: tuple[KeySet, ...], offset: int, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Give the gradients of q, k and v; each element is written by one program, so no two runs differ."""
+    delta, dq = torch.empty_like(lse), torch.empty_like(q)
+    shared = q.shape[1] != k.shape[1]
+    kinds = [x.new_empty(q.shape[0], q.shape[1], *x.shape[2:], dtype=torch.float32 if shared else None) for x in (k, v)]
+    dk, dv = kinds if shared else (torch.empty_like(k), torch.empty_like(v))
+    with on(q.device):
+        job = _Job(q, k, v, first, layer, offset, scale)
+        job.queries([*map(view, (q, k, v, out, lse, dout, delta, dq))], grad=True)
+        job.keys([*map(view, (q, k, v, lse, dout, delta, dk, dv))])
+    if shared:
+        dk, dv = (x.unflatten(1, (k.shape[1], -1)).sum(2).to(k.dtype) for x in (dk, dv))
+    return dq, dk, dv
+
+
+class _Job:
+    """The launches over one plan."""
+
+    def __init__(
+        self, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, layer: tuple[KeySet, ...], offset: int,
+        scale: float,
+    ) -> None:  # fmt: skip
+        self.batch, self.heads, self.n, qk = q.shape
+        self.length, self.scale = k.shape[2], scale * LOG2E
+        self.kind = (q.device, q.dtype, qk, v.shape[-1])
+        found = plan(layer, self.n, self.length, offset, q.device, tuning.tiled_sizes(*self.kind))
+        self.tables, self.size = tables(found), found.size
+        self.first = None if first is None else view(first[:, None])
+        self.constants = {
+            "DOCUMENTS": first is not None, "RATIO": self.heads // k.shape[1], "QK": qk, "V": v.shape[-1],
+        }  # fmt: skip
+
+    def queries(self, tensors: list[Any], grad: bool) -> None:
+        lists, order = self.tables.by_query, self.tables.order
+        tiles = lists.full.shape[1]
+        name = "tiled_backward_queries" if grad else "tiled_forward"
+        passes.launch(
+            name, tiled.tiled_queries, tiles * self.batch * self.heads, tuning.tiled(name, *self.kind, self.size),
+            (*tensors, *self._lists(lists), self.n, self.length, tiles, order.shape[1], *self._groups()),
+            {"GRAD": grad} | self.constants,
+        )  # fmt: skip
+
+    def keys(self, tensors: list[Any]) -> None:
+        lists = self.tables.by_key
+        tiles = lists.full.shape[1]
+        name = "tiled_backward_keys"
+        passes.launch(
+            name, tiled.tiled_keys, tiles * self.batch * self.heads, tuning.tiled(name, *self.kind, self.size),
+            (*tensors, *self._lists(lists), self.n, self.length, tiles, *self._groups()), self.constants,
+        )  # fmt: skip
+
+    def _lists(self, lists: Lists) -> tuple[Any, ...]:
+        found = self.tables
+        return (
+            self.first, found.of_head, found.order, lists.start, lists.full, lists.tiles, lists.masks, found.masks,
+        )  # fmt: skip
+
+    def _groups(self) -> tuple[Any, ...]:
+        return self.scale, self.heads, self.batch * self.heads
+
+
+def _check(q: Tensor, v: Tensor) -> None:
+    if q.dtype not in DTYPES:
+        raise ValueError(f"the Triton kernels take bf16, fp16 or fp32, found {q.dtype}")
+    if max(q.shape[3], v.shape[3]) > WIDEST:
+        raise ValueError(f"a head may be at most {WIDEST} wide for Triton, found {max(q.shape[3], v.shape[3])}")
