@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from src.attention.key_sets import Column, Dense, Fixed, KeySet, OwnBlock, Strided, Summary, Window
-from src.attention.patterns import HeadGroup, Mode, Pattern, PatternName, head_groups
+from src.attention.patterns import HeadGroup, HeadPattern, Mode, Pattern, PatternName, head_groups
 
 if TYPE_CHECKING:
     from src.attention.backends import attend
 
 __all__ = [
-    "Column", "Dense", "Fixed", "HeadGroup", "KeySet", "Mode", "OwnBlock", "Pattern", "PatternName", "Strided",
-    "Summary", "Window", "attend", "head_groups",
+    "Column", "Dense", "Fixed", "HeadGroup", "HeadPattern", "KeySet", "Mode", "OwnBlock", "Pattern", "PatternName",
+    "Strided", "Summary", "Window", "attend", "head_groups",
 ]  # fmt: skip
 
 

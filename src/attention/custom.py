@@ -79,15 +79,17 @@ def class_of(path: str) -> type:
     """
     module, colon, name = path.partition(":")
     if not (colon and module and name):
-        raise ValueError(f"{path!r} must be package.module:Class")
+        raise ValueError(f"pattern {path!r} must be package.module:Class")
     try:
         found = getattr(importlib.import_module(module), name)
     except ImportError as error:
-        raise ValueError(f"{path!r}: {module} cannot be imported ({error}); is its folder in PYTHONPATH?") from error
+        raise ValueError(
+            f"pattern {path!r}: {module} cannot be imported ({error}); is its folder in PYTHONPATH?"
+        ) from error
     except AttributeError as error:
-        raise ValueError(f"{path!r}: {module} has no {name}") from error
+        raise ValueError(f"pattern {path!r}: {module} has no {name}") from error
     if not (isinstance(found, type) and (hasattr(found, "sees") or hasattr(found, "layer"))):
-        raise ValueError(f"{path!r} must be a class with sees(i, j) or layer(heads, block)")
+        raise ValueError(f"pattern {path!r} must be a class with sees(i, j) or layer(heads, block)")
     return found
 
 

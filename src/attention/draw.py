@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -20,13 +21,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from src.attention.key_sets import Column, Dense, Fixed, KeySet, OwnBlock, Strided, Summary, Window
-from src.attention.patterns import Pattern
+from src.attention.patterns import HeadPattern, Pattern
 
 INK = "#1f2a44"
 FIRST, SECOND, BOTH = "#3a7ebf", "#f2a541", "#3f9c7a"
 PAST, FUTURE = "#e4e8f0", "#f7f8fb"
 # beyond this many positions cells are smaller than a pixel and the picture takes seconds
 LARGEST = 256
+# of a pattern that is not the paper's so many positions are drawn, in a picture of so many a row
+FIRST_POSITIONS, SIDE = 1024, 32
+MOST_PANELS = 4
 # the most cells in a row that still get lines between them
 FINEST_GRID = 100
 
@@ -60,11 +64,11 @@ def draw_figure3(stride: int = 8, summary: int = 2) -> Figure:
     return _draw(panels, stride, stride * stride)
 
 
-def draw_pattern(pattern: Pattern, heads: int, n: int) -> Figure:
+def draw_pattern(pattern: HeadPattern, heads: int, n: int) -> Figure:
     """Draw what the heads of one pattern see, one column of panels for each different key set.
 
-    A long sequence is scaled down: the stride shrinks to the square root of what can be drawn, and the summary cells
-    with it in proportion.
+    A long sequence is scaled down: the stride of a pattern of the paper shrinks to the square root of what can be
+    drawn, and the summary cells with it in proportion. Of other patterns the first positions are drawn.
 
     Args:
         pattern: the pattern of a run.
@@ -74,13 +78,36 @@ def draw_pattern(pattern: Pattern, heads: int, n: int) -> Figure:
     Returns:
         A figure on an Agg canvas.
     """
+    return _draw_of_the_paper(pattern, heads, n) if isinstance(pattern, Pattern) else _draw_other(pattern, heads, n)
+
+
+def _draw_other(pattern: HeadPattern, heads: int, n: int) -> Figure:
+    shown = min(n, FIRST_POSITIONS)
+    kinds: dict[KeySet, list[str]] = {}
+    for block in range(pattern.turns):
+        for head, keys in enumerate(pattern.layer(heads, block)):
+            kinds.setdefault(keys, []).append(f"block {block + 1} head {head}" if pattern.turns > 1 else f"head {head}")
+    panels = []
+    for keys, places in list(kinds.items())[:MOST_PANELS]:
+        every = len(kinds) == 1
+        title = f"{keys.name}, " + ("every head" if every else places[0] + (", ..." if len(places) > 1 else ""))
+        panels.append(_Panel(title, keys, None, ("the keys that are seen", "")))
+    figure = _draw(panels, min(SIDE, shown), shown)
+    more = f" ({len(kinds) - len(panels)} more kinds of head)" if len(kinds) > len(panels) else ""
+    first = f", the first {shown:,} drawn" if shown < n else ""
+    title = f"{pattern.name.rpartition(':')[2]}, {n:,} positions{first}{more}"
+    figure.suptitle(textwrap.fill(title, int(10 * figure.get_figwidth())), color=INK, fontsize=11)
+    return figure
+
+
+def _draw_of_the_paper(pattern: Pattern, heads: int, n: int) -> Figure:
     shown = _scaled(pattern, n)
     blocks_shown = min(shown.stride, LARGEST // shown.stride, -(-n // pattern.stride))
     n_shown = min(n, shown.stride * max(2, blocks_shown))
     # one residual block of each kind
     blocks = range(sum(pattern.interleave)) if pattern.mode == "interleaved" else range(1)
     kinds = dict.fromkeys(keys for block in blocks for keys in shown.layer(heads, block))
-    panels = tuple(_panel(keys, _heads_title(shown, keys, heads)) for keys in list(kinds)[:4])
+    panels = tuple(_panel(keys, _heads_title(shown, keys, heads)) for keys in list(kinds)[:MOST_PANELS])
     figure = _draw(panels, shown.stride, n_shown)
     scaled = f", drawn with stride {shown.stride}" if shown.stride != pattern.stride and shown.name != "dense" else ""
     stride = "" if pattern.name == "dense" else f" {pattern.mode}, stride {pattern.stride}"
@@ -92,10 +119,10 @@ def draw_pattern(pattern: Pattern, heads: int, n: int) -> Figure:
 
 def sets_matrix(first: KeySet, second: KeySet | None, n: int) -> np.ndarray:
     """Give an (n, n) array of small integers: 0 future, 1 past but unseen, 2 first set, 3 second set, 4 both."""
-    i, j = np.arange(n)[:, None], np.arange(n)[None, :]
-    in_first = np.asarray(first.sees(i, j))
-    in_second = np.zeros_like(in_first) if second is None else np.asarray(second.sees(i, j))
-    kinds = np.where(j <= i, 1, 0)
+    i, j = torch.arange(n)[:, None], torch.arange(n)[None, :]
+    in_first = (torch.as_tensor(first.sees(i, j)) & (j <= i)).numpy()
+    in_second = np.zeros_like(in_first) if second is None else torch.as_tensor(second.sees(i, j)).numpy()
+    kinds = (j <= i).long().numpy()
     kinds[in_first], kinds[in_second], kinds[in_first & in_second] = 2, 3, 4
     return kinds
 
@@ -149,7 +176,7 @@ class _Nothing(KeySet):
     """No key at all: the first set of a head that has only the second."""
 
     def sees(self, i: Any, j: Any) -> Any:
-        return np.zeros(np.broadcast(i, j).shape, dtype=bool)
+        return (i < 0) & (j < 0)
 
     def pairs(self, n: int) -> int:
         return 0

@@ -94,7 +94,7 @@ class Dense(KeySet):
         return j <= i
 
     def pairs(self, n: int) -> int:  # noqa: D102
-        return _triangle(n)
+        return triangle(n)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Window(_PerStride):
         return (j <= i) & (i - j <= self.stride)
 
     def pairs(self, n: int) -> int:  # noqa: D102
-        return _band(n, self.stride + 1)
+        return band(n, self.stride + 1)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Column(_PerStride):
 
     def pairs(self, n: int) -> int:  # noqa: D102
         blocks, rest = divmod(n, self.stride)
-        return self.stride * _triangle(blocks) + rest * (blocks + 1)
+        return self.stride * triangle(blocks) + rest * (blocks + 1)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Strided(_PerStride):
 
     def pairs(self, n: int) -> int:  # noqa: D102
         below_diagonal = Column(self.stride).pairs(n) - n
-        return _band(n, self.stride) + below_diagonal
+        return band(n, self.stride) + below_diagonal
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class OwnBlock(_PerStride):
 
     def pairs(self, n: int) -> int:  # noqa: D102
         blocks, rest = divmod(n, self.stride)
-        return blocks * _triangle(self.stride) + _triangle(rest)
+        return blocks * triangle(self.stride) + triangle(rest)
 
 
 @dataclass(frozen=True)
@@ -196,10 +196,10 @@ class Summary(WithSummary):
     def pairs(self, n: int) -> int:  # noqa: D102
         blocks, rest = divmod(n, self.stride)
         # a cell at position j is seen by the n - j queries from j on
-        offsets = self.summary * self.first_cell + _triangle(self.summary - 1)
-        whole = self.summary * (blocks * n - self.stride * _triangle(blocks - 1)) - blocks * offsets
+        offsets = self.summary * self.first_cell + triangle(self.summary - 1)
+        whole = self.summary * (blocks * n - self.stride * triangle(blocks - 1)) - blocks * offsets
         cells = max(0, min(self.summary, rest - self.first_cell))
-        return whole + cells * (rest - self.first_cell) - _triangle(cells - 1)
+        return whole + cells * (rest - self.first_cell) - triangle(cells - 1)
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class Fixed(WithSummary):
 
     def pairs(self, n: int) -> int:  # noqa: D102
         blocks = n // self.stride
-        earlier = self.summary * (blocks * n - self.stride * _triangle(blocks))
+        earlier = self.summary * (blocks * n - self.stride * triangle(blocks))
         return OwnBlock(self.stride).pairs(n) + earlier
 
 
@@ -247,13 +247,14 @@ PAPER = (Window, Column, Strided, OwnBlock, Summary, Fixed)
 """The sets of the paper beside the dense one: those that have kernels of their own."""
 
 
-def _triangle(n: int) -> int:
+def triangle(n: int) -> int:
+    """Pairs of ``n`` positions with every position up to their own."""
     return n * (n + 1) // 2 if n > 0 else 0
 
 
-def _band(n: int, width: int) -> int:
+def band(n: int, width: int) -> int:
     """Pairs of a causal band that holds the query and the ``width - 1`` keys before it."""
-    return _triangle(min(n, width)) + max(0, n - width) * width
+    return triangle(min(n, width)) + max(0, n - width) * width
 
 
 def require(true: bool, sentence: str) -> None:

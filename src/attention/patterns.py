@@ -14,6 +14,7 @@ The three ways to use the two sets are those of section 5.1: *merged* (equation 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, get_args
@@ -35,8 +36,38 @@ PatternName = Literal["dense", "strided", "fixed"]
 Mode = Literal["merged", "interleaved", "multihead"]
 
 
+class HeadPattern(ABC):
+    """Which key set each head of each residual block uses."""
+
+    name: Any
+
+    @abstractmethod
+    def layer(self, heads: int, block: int = 0) -> tuple[KeySet, ...]:
+        """Give the key set of every head of one residual block.
+
+        Args:
+            heads: number of attention heads.
+            block: index of the residual block, from 0.
+
+        Returns:
+            One key set a head, in the order of the heads.
+
+        Raises:
+            ValueError: no such layer can be; the sentence says why.
+        """
+
+    @property
+    def turns(self) -> int:
+        """After so many residual blocks the layers begin anew."""
+        return 1
+
+    def pairs(self, n: int, heads: int, blocks: int) -> int:
+        """Count the pairs kept by a whole network: every head of every residual block, for ``n`` positions."""
+        return sum(keys.pairs(n) for block in range(blocks) for keys in self.layer(heads, block))
+
+
 @dataclass(frozen=True)
-class Pattern:
+class Pattern(HeadPattern):
     """An attention pattern of the paper, and how its two sets are shared out over blocks and heads.
 
     Args:
@@ -70,16 +101,11 @@ class Pattern:
         elif self.name == "strided":
             Strided(self.stride)
 
-    def layer(self, heads: int, block: int = 0) -> tuple[KeySet, ...]:
-        """Give the key set of every head of one residual block.
+    @property
+    def turns(self) -> int:  # noqa: D102
+        return sum(self.interleave) if self.mode == "interleaved" else 1
 
-        Args:
-            heads: number of attention heads.
-            block: index of the residual block, from 0; it matters only to ``interleaved``.
-
-        Returns:
-            One key set a head, in the order of the heads.
-        """
+    def layer(self, heads: int, block: int = 0) -> tuple[KeySet, ...]:  # noqa: D102
         require(heads >= 1, f"heads must be at least 1, found {heads}")
         if self.name == "dense":
             return (Dense(),) * heads
@@ -91,10 +117,6 @@ class Pattern:
             first_in_turn = block % sum(self.interleave) < self.interleave[0]
             return tuple(self._first() if first_in_turn else self._second(h) for h in range(heads))
         return tuple(self._merged(h) for h in range(heads))
-
-    def pairs(self, n: int, heads: int, blocks: int) -> int:
-        """Count the pairs kept by a whole network: every head of every residual block, for ``n`` positions."""
-        return sum(keys.pairs(n) for block in range(blocks) for keys in self.layer(heads, block))
 
     def _first(self) -> KeySet:
         return Window(self.stride) if self.name == "strided" else OwnBlock(self.stride)

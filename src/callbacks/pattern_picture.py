@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from src.attention import Pattern
+from src.attention import HeadPattern
 from src.errors import warned_if_not_written
 from src.loggers.lookup import wandb_loggers
 from src.system.atomic_files import written_whole
@@ -22,7 +22,7 @@ class PatternPicture(Callback):
         context: sequence length of the run.
     """
 
-    def __init__(self, file: Path, pattern: Pattern, heads: int, context: int) -> None:
+    def __init__(self, file: Path, pattern: HeadPattern, heads: int, context: int) -> None:
         self.file = file
         self.pattern = pattern
         self.heads = heads

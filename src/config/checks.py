@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args
 
-from src.attention import Pattern
+from src.attention.chosen import chosen
+from src.attention.patterns import HeadPattern, Pattern, PatternName
 from src.config.schema import AttentionConfig, Config, EvalConfig, ModelConfig, SampleConfig
 from src.errors import UserError
 
@@ -77,13 +78,20 @@ def check_sample(config: SampleConfig) -> None:
         raise UserError("prompt and prompt_file exclude each other: give one of them")
 
 
-def attention_pattern(attention: AttentionConfig) -> Pattern:
+def attention_pattern(attention: AttentionConfig) -> HeadPattern:
     """Build the attention pattern.
 
     Raises:
         UserError: values that make none.
     """
     try:
+        if attention.pattern not in get_args(PatternName):
+            return chosen(attention.pattern, attention.options)
+        if attention.options:
+            raise ValueError(
+                f"options must be empty for attention.pattern={attention.pattern}, whose keys are attention.stride and "
+                f"those beside it, found {attention.options}"
+            )
         return Pattern(
             name=cast(Any, attention.pattern),
             stride=attention.stride,
@@ -134,8 +142,15 @@ def _check_value(key: str, value: Any, allowed: Mapping[str, Any]) -> None:
 
 def _check_pattern(attention: AttentionConfig, heads: int) -> None:
     pattern = attention_pattern(attention)
-    if pattern.name != "dense" and pattern.mode == "multihead" and heads < 2:
+    if isinstance(pattern, Pattern) and pattern.name != "dense" and pattern.mode == "multihead" and heads < 2:
         raise UserError(f"model.heads must be at least 2 for attention.mode=multihead, found {heads}")
+    try:
+        for block in range(pattern.turns):
+            pattern.layer(heads, block)
+    except ValueError as error:
+        raise UserError(
+            f"attention.pattern={attention.pattern} does not go with model.heads={heads}: {error}"
+        ) from error
 
 
 def _check_model(model: ModelConfig) -> None:

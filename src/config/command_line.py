@@ -33,6 +33,7 @@ from src.system.signals import STOPPED, raise_again
 SCHEMAS = {"schema": Config, "eval_schema": EvalConfig, "sample_schema": SampleConfig}  # as conf/*.yaml name them
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=_name, node=_schema)
+OmegaConf.register_new_resolver("class_name", lambda path: path.rpartition(":")[2], replace=True)  # of a run's name
 
 
 def command(config_name: str, task: Callable[[DictConfig], None]) -> None:
@@ -128,6 +129,9 @@ def composition_sentence(error: BaseException) -> str:
         allowed = allowed_words(leaves().get(key, "a value of another type"))
         return f"{key} must be {allowed}, found {getattr(cause, 'value', None) or _value_given(key)!r}"
     if isinstance(cause, MissingMandatoryValue) and key:
+        return f"{key} has no value: give it as {key}=VALUE"
+    if "Missing mandatory value: " in str(cause):
+        key = str(cause).splitlines()[0].rpartition(": ")[2]
         return f"{key} has no value: give it as {key}=VALUE"
     if isinstance(cause, InterpolationResolutionError | GrammarParseError) and key:
         return f"{key} cannot be resolved: {str(cause).splitlines()[0]}"

@@ -25,13 +25,14 @@ def _one_of(*choices: str) -> Any:
 class AttentionConfig:
     """conf/attention: what a query may see (sections 4.3 and 5.1) and what computes it."""
 
-    pattern: str = _one_of("dense", "strided", "fixed")
+    pattern: str  # a name of src/attention/chosen.py, or package.module:Class
+    options: dict[str, Any]  # of a pattern that is not the paper's
     stride: int = _at_least(1)
     summary: int = _at_least(1)
     mode: str = _one_of("merged", "interleaved", "multihead")
     distinct: bool
     interleave: str
-    backend: str = _one_of("auto", "triton", "torch", "reference")
+    backend: str = _one_of("auto", "triton", "torch", "flex", "reference")
 
 
 @dataclass(kw_only=True)

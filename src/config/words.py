@@ -58,7 +58,7 @@ def parted(arguments: Sequence[str], parser: ArgumentParser) -> tuple[list[str],
         word = rest.pop(0)
         action = options.get(word.partition("=")[0])
         dashed = word.removeprefix("--")
-        if action is None and word.startswith("--") and dashed.partition("=")[0] in leaves():
+        if action is None and word.startswith("--") and kind_of(dashed.partition("=")[0]):
             keys.append(dashed)
         elif not word.startswith("-"):
             keys.append(word)
@@ -102,6 +102,14 @@ def check_hydra_keys(words: Sequence[str]) -> None:
             raise UserError(f"{key} does nothing here: {WITHOUT_EFFECT.get(key, '--help lists the keys that do')}")
 
 
+def kind_of(key: str) -> str | None:
+    """Give the type of a key in words of Python; None where there is no such key."""
+    open_one = next(
+        (name for name in leaves() if leaves()[name].startswith("dict") and key.startswith(f"{name}.")), None
+    )
+    return "Any" if open_one else leaves().get(key)
+
+
 @functools.cache
 def leaves() -> dict[str, str]:
     """Keys of all commands, with their types."""
@@ -110,7 +118,9 @@ def leaves() -> dict[str, str]:
 
 def _as_meant(word: str, sweep: bool, parser: OverridesParser) -> str:
     name, equals, value = word.partition("=")
-    kinds = {kind.strip() for kind in leaves().get(name.lstrip("+"), "").split("|")}
+    if kind_of(name) == "Any":
+        name, word = f"++{name}", f"++{word}"  # Hydra adds no key that a table has not, unless it is told to
+    kinds = {kind.strip() for kind in (kind_of(name.lstrip("+")) or "").split("|")}
     try:
         read = parser.parse_override(word)
     except HydraException:
@@ -146,8 +156,8 @@ def _escaped(value: str) -> str:
 def _unreadable(word: str, name: str, value: str) -> str:
     if name == word:
         return f"{word!r} cannot be read as KEY=VALUE: write {word}=VALUE"
-    kind = leaves().get(name.lstrip("+"))
-    if kind is not None and not kind.startswith(("list", "dict", "str")):
+    kind = kind_of(name.lstrip("+"))
+    if kind is not None and not kind.startswith(("list", "dict", "str", "Any")):
         return f"{name} must be {allowed_words(kind)}, found {value!r}"
     meant = _for_shells(value)
     if kind is not None and kind.startswith("list"):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from src.attention.backends import attend, triton_problem
 from src.attention.decode import LayerCache
+from src.attention.key_sets import PAPER, Dense
 from src.models.options import EPS, Activation, BlockOptions
 from src.models.residual_block import activated
 from src.models.rotary import turn
@@ -206,6 +207,8 @@ def resolve(name: DecodeBackend, decoder: Decoder) -> str:
     problem = triton_problem(decoder.device)
     if problem is None and decoder.dtype == torch.float64:
         problem = "the Triton kernels take bf16, fp16 or fp32, found torch.float64"
+    if problem is None and any(not isinstance(keys, (Dense, *PAPER)) for w in decoder.weights for keys in w.layer):
+        problem = "the decoding kernels take the paper's key sets alone"
     if name == "triton" and problem is not None:
         raise ValueError(f"backend triton is not available: {problem}; use torch or auto")
     if name == "auto":

@@ -22,6 +22,7 @@ def check_machine(config: Config) -> None:
     check_wandb(config.logger)
     check_ranks(config.trainer.devices, config.trainer.num_nodes)
     wants_gpu = config.trainer.accelerator == "gpu" or config.precision.name == "fp16"
+    wants_gpu = wants_gpu or config.attention.backend == "flex"
     if wants_gpu or _asks_for_triton(config) or config.trainer.devices > 1:
         _check_devices(config)
 
@@ -39,6 +40,8 @@ def _check_devices(config: Config) -> None:
         )
     if config.trainer.gradient_compression == "bf16" and config.trainer.devices > 1 and not on_gpu:
         raise UserError("trainer.gradient_compression=bf16 needs GPUs: between CPU processes take fp16 or none")
+    if config.attention.backend == "flex" and not on_gpu:
+        raise UserError("attention.backend=flex needs a GPU, for which FlexAttention is compiled: take auto")
     if asked := _asks_for_triton(config):
         from src.attention.triton import problem  # late: it imports PyTorch, though not its compiler as attend does
 

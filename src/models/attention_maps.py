@@ -76,5 +76,6 @@ def _block_weights(block: ResidualBlock, hidden: Tensor, queries: Tensor, table:
 
 def _softmax(scores: Tensor, keys: KeySet, queries: Tensor) -> Tensor:
     """Softmax over the key set of each query: ``scores`` and the result are (Q, N)."""
-    seen = keys.sees(queries[:, None], torch.arange(scores.shape[-1], device=scores.device)[None, :])
+    j = torch.arange(scores.shape[-1], device=scores.device)[None, :]
+    seen = keys.sees(queries[:, None], j) & (j <= queries[:, None])
     return scores.masked_fill(~seen, -torch.inf).softmax(-1).masked_fill(~seen, 0.0)

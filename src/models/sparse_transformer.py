@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from src.attention import Pattern
+from src.attention import HeadPattern
 from src.attention.backends import Backend
 from src.models.embedding import ByteEmbedding, PositionKind
 from src.models.options import PAPER, BlockBackend, BlockOptions, Recompute
@@ -56,7 +56,7 @@ class SparseTransformer(nn.Module):
     def __init__(
         self,
         *,
-        pattern: Pattern,
+        pattern: HeadPattern,
         context: int,
         depth: int,
         width: int,

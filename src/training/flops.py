@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from src.attention import Pattern
+from src.attention import HeadPattern, Pattern
 from src.optimizers.orthogonal import muon_flops
 
 
@@ -62,7 +62,7 @@ class RunFlops:
 
 
 def training_flops(
-    pattern: Pattern,
+    pattern: HeadPattern,
     *,
     context: int,
     depth: int,

@@ -53,7 +53,10 @@ WRONG = [
     (("attention.interleave=2",), "attention.interleave must be a ratio such as 1:1, found '2'"),
     (("attention.interleave='0:1'",), "attention.interleave must be two counts of at least 1, found (0, 1)"),
     (("attention.mode=multihead", "model.heads=1"), "model.heads must be at least 2 for attention.mode=multihead"),
-    (("attention.backend=cuda",), "attention.backend must be one of auto, triton, torch, reference, found 'cuda'"),
+    (
+        ("attention.backend=cuda",),
+        "attention.backend must be one of auto, triton, torch, flex, reference, found 'cuda'",
+    ),
     (("precision=fp17",), "precision=fp17 is no choice of conf/precision/: allowed are bf16, fp16, fp32"),
     (("experiment=enwik9",), "experiment=enwik9 is no choice of conf/experiment/: allowed are "),
     (("modle.depth=3",), "modle.depth is not a key of the configuration: did you mean model.depth?"),
@@ -135,7 +138,7 @@ def test_help_lists_commands_and_groups():
     line = [sys.executable, "-m", "src.train", "--help"]
     done = subprocess.run(line, cwd=CONF.parent, env=dict(os.environ), capture_output=True, text=True, check=True)
     assert "python -m src.train experiment=enwik8" in done.stdout
-    assert "attention: dense, fixed, strided" in done.stdout
+    assert "attention: axial, bigbird, custom, dense, fixed, local, logarithmic" in done.stdout
 
 
 def test_schema_knows_the_keys_of_the_contract():

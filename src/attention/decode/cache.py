@@ -124,11 +124,20 @@ class LayerCache:
 
     @staticmethod
     def _seen(heads: tuple[HeadLayout, ...], t: int, width: int, device: torch.device) -> Tensor | None:
-        """Which slots count for each head, (H, 1, width); None where all do. Only summary heads read unlike lengths."""
+        """Which slots count for each head, (H, 1, width); None where all do. Summary heads read unlike lengths, and
+        sets without slots of their own all that came before."""
+        place = torch.arange(width, device=device)
+        if heads[0].keys is not None:
+            kept = {
+                keys: torch.as_tensor(keys.sees(torch.tensor(t, device=device), place))
+                for head in heads
+                if (keys := head.keys)
+            }
+            return torch.stack([kept[head.keys] for head in heads if head.keys])[:, None]
         if heads[0].kind != Kind.CELLS:
             return None
         lengths = torch.tensor([len(head.reads(t).run) for head in heads], device=device)
-        return torch.arange(width, device=device) < lengths[:, None, None]
+        return place < lengths[:, None, None]
 
 
 def _take(cache: Tensor, part: range) -> Tensor:

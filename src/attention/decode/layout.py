@@ -9,6 +9,7 @@ What a query may see shrinks as decoding goes on, so most patterns need far less
     OwnBlock            l, slot l - 1 - j mod l                l - 1 - t mod l .. l - 1
     Fixed               the same l, and c for each block       l - 1 - t mod l .. l - 1 + c floor(t/l)
     Summary             c for each block                       the cells up to t
+    any other           n, slot j                              slots 0 .. t that ``sees`` keeps
 
 The own block is stored backwards so that with the cells behind it a query of ``Fixed`` reads one contiguous run.
 Positions and slots are plain integers here; ``src/attention/triton/decode.py`` does the same arithmetic on the GPU.
@@ -55,6 +56,7 @@ class HeadLayout:
         columns: of ROW, whether every ``l``-th earlier position is read too.
         summary: ``c``, cells a block.
         first_cell: first cell within a block.
+        keys: of ROW, the set whose ``sees`` says which of the slots read count; None: all.
     """
 
     kind: Kind
@@ -64,6 +66,7 @@ class HeadLayout:
     columns: bool = False
     summary: int = 0
     first_cell: int = 0
+    keys: KeySet | None = None
 
     def writes(self, t: int) -> list[int]:
         """Slots that the key of position ``t`` goes to: none, one or two."""
@@ -136,7 +139,7 @@ def head_layout(keys: KeySet, n: int) -> HeadLayout:
         case Summary(stride, summary):
             capacity = summary * -(-n // stride)
             return HeadLayout(Kind.CELLS, capacity, stride, summary=summary, first_cell=keys.first_cell)
-    raise ValueError(f"no cache is known for {keys.name} attention")
+    return HeadLayout(Kind.ROW, n, reach=n, keys=keys)
 
 
 class Group(NamedTuple):
@@ -173,7 +176,7 @@ class LayerLayout:
 
         def alike(index: int) -> tuple[object, ...]:
             head = self.heads[index]
-            return head.kind, head.capacity, head.stride, head.reach, head.columns, head.summary
+            return head.kind, head.capacity, head.stride, head.reach, head.columns, head.summary, head.keys is None
 
         runs = [list(run) for _, run in groupby(range(len(self.heads)), key=alike)]
         return tuple(Group(run[0], run[-1] + 1, self.offsets[run[0]]) for run in runs)

@@ -13,7 +13,7 @@ from src.attention.tiled.layout import Layout, Lists, Size, layout
 
 Sizes = tuple[tuple[Size, float], ...]
 """Tile sizes to choose from, each with what a score costs in it: small tiles reuse less of what they read."""
-OF_CPUS: Sizes = ((Size(128, 128), 1.0), (Size(64, 64), 1.1), (Size(16, 32), 2.0))
+OF_CPUS: Sizes = ((Size(64, 64), 1.0),)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from src.attention import KeySet
 from src.attention.backends import Backend, attend, resolve_backend
+from src.attention.key_sets import PAPER
 from src.models.fused.turned import Turned
 
 
@@ -44,8 +45,7 @@ def attend_packed(
     turned = None
     if table is not None or qk_norm is not None:
         turned = Turned(qkv, 2 * len(layer), widths[0] // len(layer), table, qk_norm)
-    sparse = all(keys.name != "dense" for keys in layer)
-    if sparse and resolve_backend(backend, layer, qkv.device) == "triton":
+    if all(isinstance(keys, PAPER) for keys in layer) and resolve_backend(backend, layer, qkv.device) == "triton":
         attended: Attended = _Kernels(qkv, layer, widths)
     else:
         attended = _Recorded(qkv, layer, widths, backend)
