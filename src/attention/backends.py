@@ -136,6 +136,5 @@ def _mixed(q: Tensor, k: Tensor, v: Tensor, layer: tuple[KeySet, ...], taken: st
         _dense(q[:, dense], k[:, dense], v[:, dense], scale),
         _sparse(q[:, sparse], k[:, sparse], v[:, sparse], tuple(layer[h] for h in sparse), taken, scale),
     )
-    order = torch.tensor(dense + sparse).argsort().tolist()
-    heads = [head for part in parts for head in part.unbind(1)]
-    return torch.stack([heads[h] for h in order], dim=2).transpose(1, 2)
+    heads = dict(zip(dense + sparse, (head for part in parts for head in part.unbind(1)), strict=True))
+    return torch.stack([heads[h] for h in range(len(layer))], dim=2).transpose(1, 2)
