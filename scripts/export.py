@@ -72,7 +72,7 @@ def export(run: str, checkpoint: str = "best", folder: str | None = None) -> Pat
     from safetensors.torch import save_file
 
     model, found = load_model(run, checkpoint), Run.find(run)
-    target = Path(folder) if folder else found.path / "export"
+    target = Path(folder).expanduser() if folder else found.path / "export"
     if target.exists() and not (target / WEIGHTS).is_file():
         raise UserError(f"folder must be new or an export that is written anew, found {target}")
     draft = target.with_name(f".{target.name}.draft")

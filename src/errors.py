@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_TOO_MANY = {errno.EMFILE, errno.ENFILE}
 _REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EIO, errno.ENAMETOOLONG,
 }  # fmt: skip
@@ -50,6 +51,10 @@ def exit_code(work: Callable[[], Any], stopped: str = "stopped") -> int:
 
 def of_the_machine(error: Exception) -> UserError | None:
     """Say in a sentence that disk or memory are too small, a file refused or a reader was lost; None for the rest."""
+    if getattr(error, "errno", None) in _TOO_MANY or str(error).startswith("Too many open files"):  # PyTorch's loader
+        return UserError(
+            "this process may not open as many files as it needs: allow more (ulimit -n 1024), or take data.workers=0"
+        )
     if isinstance(error, MemoryError | RuntimeError):
         return _of_a_reader(error) or _of_memory(error)
     if not isinstance(error, OSError):

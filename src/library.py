@@ -75,8 +75,8 @@ def load_model(run_dir: str | Path, checkpoint: str = "best") -> SparseTransform
 
     if checkpoint not in ("best", "last"):
         raise UserError(f"checkpoint must be best or last, found {checkpoint!r}")
-    if (Path(run_dir) / WEIGHTS).is_file():
-        return _exported(Path(run_dir))
+    if ((folder := Path(run_dir).expanduser()) / WEIGHTS).is_file():
+        return _exported(folder)
     run = Run.find(run_dir)
     config = run.config()
     check(config)

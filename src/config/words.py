@@ -12,6 +12,7 @@ import re
 import shlex
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -38,6 +39,8 @@ WITHOUT_EFFECT = {
     "hydra.output_subdir": "a run directory has its config.yaml at its root",
     "hydra.mode": "-m makes a sweep",
 }
+PLACES = {"data.path", "paths.data_dir", "paths.output_dir", "resume", "run", "prompt_file", "pictures.file"}
+"""Keys of files and folders: ``~`` at the beginning of their value is a home directory, as a shell would have it."""
 WITH_EFFECT = ("hydra.launcher", "hydra.sweeper", "hydra.searchpath", "hydra.help", "hydra.hydra_help")
 
 
@@ -118,6 +121,9 @@ def leaves() -> dict[str, str]:
 
 def _as_meant(word: str, sweep: bool, parser: OverridesParser) -> str:
     name, equals, value = word.partition("=")
+    if name.lstrip("+") in PLACES and (value == "~" or value.startswith("~/")):
+        value = str(Path(value).expanduser())
+        word = f"{name}={value}"
     if kind_of(name) == "Any":
         name, word = f"++{name}", f"++{word}"  # Hydra adds no key that a table has not, unless it is told to
     kinds = {kind.strip() for kind in (kind_of(name.lstrip("+")) or "").split("|")}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,14 +49,25 @@ class ByteStore:
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickled memory map is a copy of its bytes; worker processes shall map the file themselves.
-        return {key: value for key, value in self.__dict__.items() if key != "_map"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_map", "_file")}
+
+    @cached_property
+    def _file(self) -> BinaryIO:
+        return self.path.open("rb")
 
     @cached_property
     def _map(self) -> ByteArray:
-        return np.memmap(self.path, dtype=np.uint8, mode="r", offset=self.start, shape=(len(self),))
+        return np.memmap(self._file, dtype=np.uint8, mode="r", offset=self.start, shape=(len(self),))
 
     def read(self, starts: IntArray, width: int) -> ByteArray:
-        """Copy the windows that begin at ``starts``, int64 (B,): uint8 (B, width), zeros beyond the range."""
+        """Copy the windows that begin at ``starts``, int64 (B,): uint8 (B, width), zeros beyond the range.
+
+        Raises:
+            UserError: the file is shorter than it was. To read a map beyond the end of its file ends the process.
+        """
+        size = os.fstat(self._file.fileno()).st_size
+        if size < self.stop:
+            raise UserError(f"{self.path} must stay as it is while it is read, found {size:,} of {self.stop:,} bytes")
         windows = np.zeros((len(starts), width), dtype=np.uint8)
         for window, start in zip(windows, starts, strict=True):
             found = self._map[start : start + width]

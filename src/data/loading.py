@@ -17,7 +17,7 @@ from src.data.byte_windows import Bytes
 from src.data.sampler import EMPTY, IntArray, TrainOrder
 from src.data.score_windows import Scored
 from src.data.waiting import Waits, workers_of
-from src.errors import ReaderLostError
+from src.errors import ReaderLostError, UserError
 from src.processes.ranks import end_with_parent
 
 LAST_BREATH = 0.2  # seconds from a process's last word to its exit code
@@ -121,10 +121,13 @@ def _next(batches: Iterator[Any]) -> Any:
     """Give the next batch, or None at the end.
 
     Raises:
+        UserError: what is read is at fault.
         ReaderLostError: a process that reads has ended; what PyTorch raises then depends on where it was.
     """
     try:
         return next(batches, None)
+    except UserError as error:  # one of a worker comes with its traceback before it
+        raise UserError(str(error).strip().splitlines()[-1].removeprefix("src.errors.UserError: ")) from error
     except (RuntimeError, OSError, EOFError) as error:
         for worker in workers_of(batches):
             worker.join(LAST_BREATH)

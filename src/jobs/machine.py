@@ -18,7 +18,8 @@ def check_machine(config: Config) -> None:
         UserError: one sentence with the key, the value found and what is allowed.
     """
     if config.data.name == "bytes" and not Path(str(config.data.path)).is_file():
-        raise UserError(f"data.path must be an existing file, found {config.data.path}")
+        sought = "" if Path(str(config.data.path)).is_absolute() else f" (sought from {Path.cwd()})"
+        raise UserError(f"data.path must be an existing file, found {config.data.path}{sought}")
     check_wandb(config.logger)
     check_ranks(config.trainer.devices, config.trainer.num_nodes)
     wants_gpu = config.trainer.accelerator == "gpu" or config.precision.name == "fp16"

@@ -26,7 +26,7 @@ from src.loggers.build import loggers
 from src.loggers.lookup import wandb_loggers
 from src.models.residual_block import resolve_block_backend
 from src.processes.ranks import first_process
-from src.runs.provenance import append_provenance
+from src.runs.provenance import append_provenance, data_changes
 from src.runs.run import Run
 from src.training import build_model
 from src.training.build_model import optimizer_settings
@@ -60,7 +60,9 @@ def train_run(run: Run) -> None:
         check_model(checkpoint, language_model)
     if trainer.is_global_zero:
         remove_drafts(run.path)
-        append_provenance(run.provenance_file)
+        if changes := data_changes(run.provenance_file, facts):
+            log.warning("the data is not what this run was trained on so far: %s", "; ".join(changes))
+        append_provenance(run.provenance_file, facts)
         introduce(run, config, facts, language_model, trainer, resumed_step)
     with said_if_out_of_memory(lambda: sentence(config, run.path)):
         trainer.fit(language_model, datamodule=data, ckpt_path=checkpoint, weights_only=True)

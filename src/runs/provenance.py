@@ -41,10 +41,23 @@ def versions() -> dict[str, str | None]:
     }
 
 
-def append_provenance(file: Path) -> None:
-    """Add this process to a JSON Lines file: a run that was resumed lists every process that worked on it."""
+def append_provenance(file: Path, data: dict[str, Any] | None = None) -> None:
+    """Add this process, and what identifies its ``data``, to a JSON Lines file: one line a process of the run."""
     with file.open("a") as out:
-        out.write(json.dumps(provenance()) + "\n")
+        out.write(json.dumps(provenance() | {"data": data}) + "\n")
+
+
+def data_changes(file: Path, data: dict[str, Any]) -> list[str]:
+    """Say what of the ``data`` is not as the last process of the run had it, such as "size was 9, is 8".
+
+    Runs of before this was written down, and files that cannot be read, have no changes.
+    """
+    try:
+        before = json.loads(file.read_text().splitlines()[-1]).get("data") or {}
+    except (OSError, ValueError, IndexError, AttributeError):
+        return []
+    names = [name for name in before if name in ("size", "sha256", "partial") and name in data]
+    return [f"{name} was {before[name]}, is {data[name]}" for name in names if before[name] != data[name]]
 
 
 def _git(*arguments: str) -> str | None:

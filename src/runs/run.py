@@ -64,7 +64,7 @@ class Run:
         Raises:
             UserError: there is none at ``path``.
         """
-        run = cls(Path(path))
+        run = cls(Path(path).expanduser())
         if not run.path.is_dir():
             raise UserError(f"{path} is not a run directory: there is no such folder")
         if not run.config_file.is_file() and run.config_of_checkpoint("is missing") is None:

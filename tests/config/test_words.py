@@ -29,7 +29,7 @@ def path_of(word: str) -> str | None:
     "value",
     [
         "Hello, world!", "def é", "notes/my file (1).txt", "out/a=b", "it's", 'say "hi"', "[1,2]", "{a: b}", "true",
-        "1e3", "007", " two  blanks ", "a,b", "50%", "C:\\dir", "x # y", "cost ${amount}!", "~/notes", "*.txt", "a:b",
+        "1e3", "007", " two  blanks ", "a,b", "50%", "C:\\dir", "x # y", "cost ${amount}!", "~notes", "*.txt", "a:b",
     ],
 )  # fmt: skip
 def test_text_stands_for_itself(value):
@@ -38,8 +38,15 @@ def test_text_stands_for_itself(value):
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\\$'\"", exclude_categories=("Cc", "Cs")), max_size=20))
 def test_any_text_stands_for_itself(value):
-    if value.lower() != "null":
+    if value.lower() != "null" and value != "~" and not value.startswith("~/"):
         assert value_read(as_meant([f"data.path={value}"])[0]) == value
+
+
+def test_a_home_directory_is_meant_where_a_place_is(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    words = ["data.path=~/notes", "paths.output_dir=~/runs", "run=~/runs/one", "paths.data_dir=~", "prompt=~/notes"]
+    read = ["/home/somebody/notes", "/home/somebody/runs", "/home/somebody/runs/one", "/home/somebody", "~/notes"]
+    assert [value_read(word) for word in as_meant(words)] == read
 
 
 @pytest.mark.parametrize(

@@ -79,3 +79,18 @@ def test_splits_have_the_papers_proportions(size: int) -> None:
     assert train + val + test == size
     assert train == size * 9 // 10 and val == size // 20
     assert split_90_5_5(100_000_000) == (90_000_000, 5_000_000, 5_000_000)
+
+
+def test_a_file_that_was_cut_off_is_refused_and_one_that_was_replaced_is_read_on(tmp_path: Path) -> None:
+    """To read a map beyond the end of its file would end the process by a bus error."""
+    content = write(tmp_path / "file", 9000)
+    store = ByteStore(tmp_path / "file", 0, 9000)
+    assert store.read(np.array([8000]), 10).tobytes() == content[8000:8010]
+    write(tmp_path / "another", 5)
+    (tmp_path / "another").replace(tmp_path / "file")
+    assert store.read(np.array([8000]), 10).tobytes() == content[8000:8010]
+    short = ByteStore(tmp_path / "file", 0, 5)
+    short.read(np.array([0]), 5)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match=r"file must stay as it is while it is read, found 0 of 5 bytes$"):
+        short.read(np.array([0]), 5)

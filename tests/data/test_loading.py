@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.data.loading import loader
 from src.data.waiting import Waits
-from src.errors import of_the_machine
+from src.errors import UserError, of_the_machine
 from tests.subprocesses import alive
 
 
@@ -74,6 +74,19 @@ def test_an_error_of_reading_stays_what_it_is():
 
     with pytest.raises(PermissionError, match="the file"):
         list(loaded(refused))
+
+
+def test_a_users_mistake_comes_as_its_sentence_alone():
+    def refused(number: int) -> None:
+        raise UserError("the file must stay as it is")
+
+    with pytest.raises(UserError, match=r"^the file must stay as it is$"):
+        list(loaded(refused))
+
+
+def test_too_few_files_are_told_in_a_sentence():
+    for error in (RuntimeError("Too many open files. Communication with the workers"), OSError(errno.EMFILE, "many")):
+        assert "allow more (ulimit -n 1024), or take data.workers=0" in str(of_the_machine(error))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends them")

@@ -1,4 +1,4 @@
-"""The autograd operator of the ``torch`` backend: all heads of a layer, forward and backward over tiles."""
+"""Both passes of the ``torch`` backend: all heads of a layer, over tiles."""
 
 from __future__ import annotations
 
@@ -21,62 +21,56 @@ CPU_BUDGET = 1 << 19
 GPU_BUDGET = 1 << 25
 
 
-@torch.compiler.disable
-def factorized_attention(q: Tensor, k: Tensor, v: Tensor, layer: tuple[KeySet, ...], scale: float) -> Tensor:
-    """Compute sparse attention in O(pairs) time and O(n) memory beyond its inputs (sections 4.3 and 5.5).
+def forward(q: Tensor, k: Tensor, v: Tensor, layer: tuple[KeySet, ...], scale: float, out: Tensor, lse: Tensor) -> None:
+    """Compute the output and the joint log-sum-exp, in powers of two, of every head.
 
     Args:
-        q: (B, H, N, D) queries, any strides; fp16, bf16 (computed in fp32), fp32 or fp64.
-        k: (B, H, N, D) keys, likewise.
-        v: (B, H, N, Dv) values, likewise.
+        q: (B, H, N, D), any strides.
+        k: (B, H, N, D), likewise.
+        v: (B, H, N, Dv), likewise.
         layer: the key set of every head, any but `Dense`.
         scale: factor of the scores.
-
-    Returns:
-        (B, H, N, Dv) in the dtype of ``v``, laid out in memory as (B, N, H, Dv). Rows without keys are 0.
+        out: (B, H, N, Dv), is written.
+        lse: (B, H, N, 1) in `compute_dtype`, is written; +inf for rows without keys.
 
     Raises:
         ValueError: a key set that has no factorization.
     """
-    out: Tensor = _Factorized.apply(q, k, v, layer, scale)
-    return out
+    with torch.autocast(q.device.type, enabled=False):
+        for job in _jobs(q, layer):
+            running = Forward(job.read(q, k, v, scale))
+            for tile in job.tiles(q.shape[2]):
+                running.add(tile)
+            for target, result in zip((out, lse), running.finish(), strict=True):
+                job.write(target, result)
 
 
-class _Factorized(torch.autograd.Function):
-    """Keeps q, k, v, the output and the joint log-sum-exp; the backward pass computes the scores again."""
+def backward(
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, layer: tuple[KeySet, ...], scale: float,
+    gradients: tuple[Tensor, Tensor, Tensor],
+) -> None:  # fmt: skip
+    """Compute the scores again, and from them the gradients of q, k and v.
 
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layer: tuple[KeySet, ...], scale: float) -> Tensor:
-        batch, heads, n, _ = q.shape
-        out = v.new_empty((batch, n, heads, v.shape[-1])).transpose(1, 2)
-        lse = q.new_empty((batch, heads, n, 1), dtype=_compute_dtype(q))
-        with torch.autocast(q.device.type, enabled=False):
-            for job in _jobs(q, layer):
-                x = job.read(q, k, v, scale)
-                running = Forward(x)
-                for tile in job.tiles(n):
-                    running.add(tile)
-                job.write(out, (result := running.finish())[0])
-                job.write(lse, result[1])
-        ctx.save_for_backward(q, k, v, out, lse)
-        ctx.layer, ctx.scale = layer, scale
-        return out
+    Args:
+        d_out: (B, H, N, Dv) gradient of the output, any strides.
+        q, k, v, layer, scale: as `forward` takes them.
+        out, lse: as `forward` wrote them.
+        gradients: dq, dk and dv, shaped as q, k and v; are written.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        for job in _jobs(q, layer):
+            d_rows = job.pack(d_out)
+            delta = (d_rows * job.pack(out)).sum(-1, keepdim=True)
+            sums = Backward(job.read(q, k, v, scale), d_rows, job.pack(lse), delta)
+            for tile in job.tiles(q.shape[2]):
+                sums.add(tile)
+            for target, gradient in zip(gradients, sums.finish(scale), strict=True):
+                job.write(target, gradient)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q, k, v, out, lse = ctx.saved_tensors
-        dq, dk, dv = (torch.empty_like(x, memory_format=torch.preserve_format) for x in (q, k, v))
-        with torch.autocast(q.device.type, enabled=False):
-            for job in _jobs(q, ctx.layer):
-                d_rows = job.pack(d_out)
-                delta = (d_rows * job.pack(out)).sum(-1, keepdim=True)
-                sums = Backward(job.read(q, k, v, ctx.scale), d_rows, job.pack(lse), delta)
-                for tile in job.tiles(q.shape[2]):
-                    sums.add(tile)
-                for target, gradient in zip((dq, dk, dv), sums.finish(ctx.scale), strict=True):
-                    job.write(target, gradient)
-        return dq, dk, dv, None, None
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that sums are computed in: float64 stays, all else is float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)
@@ -125,8 +119,4 @@ def _jobs(q: Tensor, layer: tuple[KeySet, ...]) -> Iterator[_Job]:
         for b in range(0, batch, items):
             for h in range(group.start, group.stop, min(heads, together)):
                 stop = min(group.stop, h + min(heads, together))
-                yield _Job(group, slice(b, b + items), slice(h, stop), share, _compute_dtype(q))
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+                yield _Job(group, slice(b, b + items), slice(h, stop), share, compute_dtype(q))
