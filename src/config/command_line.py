@@ -25,7 +25,7 @@ from omegaconf.errors import (
 
 from src.config import hydra_internals, omegaconf_internals
 from src.config.schema import CONF, Config, EvalConfig, SampleConfig, schema_leaves
-from src.config.words import allowed_words, as_meant, check_hydra_keys, leaves, parted
+from src.config.words import allowed_words, as_meant, check_hydra_keys, groups, leaves, parted
 from src.errors import UserError, of_the_machine
 from src.system.output import print_anything, understand_utf8
 from src.system.signals import STOPPED, raise_again
@@ -178,8 +178,7 @@ def _key_given(beginning: str) -> str:
 
 
 def _unknown(key: str) -> str:
-    groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
-    near = [k for k in difflib.get_close_matches(key, [*leaves(), *groups], n=2) if k != key]
+    near = [k for k in difflib.get_close_matches(key, [*leaves(), *groups()], n=2) if k != key]
     hint = f": did you mean {near[0]}?" if near else ": --help lists them all"
     return f"{key} is not a key of the configuration{hint}"
 

@@ -97,7 +97,9 @@ def test_the_word_that_is_shown_can_be_pasted():
         ("--config-dir my=conf experiment=mine -m", ["experiment=mine"], ["--config-dir", "my=conf", "-m"]),
         ("seed=1 -m seed=2,3", ["seed=1", "seed=2,3"], ["-m"]),
         ("--seed=3 --optimizer.learning_rate=0.1", ["seed=3", "optimizer.learning_rate=0.1"], []),
+        ("--attention=dense --debug=none --data.path=[a]", ["attention=dense", "debug=none", "data.path=[a]"], []),
         ("--sed=3", [], ["--sed=3"]),
+        ("--wandb=quickstart", [], ["--wandb=quickstart"]),
     ],
 )
 def test_options_keep_their_values(line, keys, options):
