@@ -136,6 +136,7 @@ def test_help_lists_commands_and_groups():
     done = subprocess.run(line, cwd=CONF.parent, env=dict(os.environ), capture_output=True, text=True, check=True)
     assert "python -m src.train experiment=enwik8" in done.stdout
     assert "attention: dense, fixed, strided" in done.stdout
+    assert "\nwandb: " not in done.stdout  # conf/wandb/ is for wandb
 
 
 def test_schema_knows_the_keys_of_the_contract():
