@@ -84,10 +84,12 @@ def add_hidden(config: dict[str, Any], experiment: Any) -> None:
 
     Under the group's own name wandb keeps the sweep's choice, which the sweep's charts and search go by.
     """
-    hidden = {f"run/{name}": keys for name, keys in config.items() if isinstance(keys, dict)}
-    kept = {name for name in hidden if isinstance(experiment.config.get(name.removeprefix("run/")), dict)}
-    if of_agent() and hidden.keys() - kept:
-        experiment.config.update({name: keys for name, keys in hidden.items() if name not in kept})
+    if not of_agent():
+        return
+    groups = {name: keys for name, keys in config.items() if isinstance(keys, dict)}
+    hidden = {name for name in groups if not isinstance(experiment.config.get(name), dict)}
+    if hidden:
+        experiment.config.update({f"run/{name}": groups[name] for name in hidden})
 
 
 def end_for_agent(code: int) -> None:

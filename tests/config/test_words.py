@@ -42,6 +42,11 @@ def test_any_text_stands_for_itself(value):
         assert value_read(as_meant([f"data.path={value}"])[0]) == value
 
 
+@pytest.mark.parametrize("tags", [["a b", "c,d"], ["[e]", "{f: g}"], ["it's", 'say "hi"'], ["é", "null", "1"], []])
+def test_lists_may_be_written_as_python_does(tags):
+    assert composed(["experiment=quickstart", f"logger.tags={tags}"], checked=False).logger.tags == tags
+
+
 @pytest.mark.parametrize(
     ("word", "read"),
     [
