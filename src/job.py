@@ -20,6 +20,7 @@ from src.errors import UserError
 from src.jobs import shared
 from src.jobs.machine import check_machine
 from src.jobs.training import train_run
+from src.loggers.wandb_agent import end_for_agent
 from src.processes.ranks import end, end_with_supervisor, first_process, place, say_lost, stands_for_job, supervise
 from src.runs import lock
 from src.runs.log import set_up_logging
@@ -101,4 +102,6 @@ def started_ranks(run: Run) -> int | None:
 
 if __name__ == "__main__":
     understand_utf8()
-    end(main(sys.argv[1:]))
+    exit_code = main(sys.argv[1:])
+    end_for_agent(exit_code)
+    end(exit_code)

@@ -25,7 +25,7 @@ from omegaconf.errors import (
 
 from src.config import hydra_internals, omegaconf_internals
 from src.config.schema import CONF, Config, EvalConfig, SampleConfig, schema_leaves
-from src.config.words import allowed_words, as_meant, check_hydra_keys, leaves, parted
+from src.config.words import allowed_words, as_meant, check_hydra_keys, groups, leaves, parted
 from src.errors import UserError, of_the_machine
 from src.system.output import print_anything, understand_utf8
 from src.system.signals import STOPPED, raise_again
@@ -121,6 +121,7 @@ def composition_sentence(error: BaseException) -> str:
     """Say in one sentence what Hydra or OmegaConf found wrong: the key, the value and what is allowed."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(cause, "full_key", None)
+    other = str(cause).partition("\n")[0].partition("Missing mandatory value: ")[2]  # that this one refers to
     if isinstance(error, MissingConfigException):
         return _missing_file(error)
     if isinstance(error, OverrideParseException):
@@ -128,11 +129,8 @@ def composition_sentence(error: BaseException) -> str:
     if isinstance(cause, ValidationError) and key:
         allowed = allowed_words(leaves().get(key, "a value of another type"))
         return f"{key} must be {allowed}, found {getattr(cause, 'value', None) or _value_given(key)!r}"
-    if isinstance(cause, MissingMandatoryValue) and key:
-        return f"{key} has no value: give it as {key}=VALUE"
-    if "Missing mandatory value: " in str(cause):
-        key = str(cause).splitlines()[0].rpartition(": ")[2]
-        return f"{key} has no value: give it as {key}=VALUE"
+    if missing := key if isinstance(cause, MissingMandatoryValue) else other:
+        return f"{missing} has no value: give it as {missing}=VALUE"
     if isinstance(cause, InterpolationResolutionError | GrammarParseError) and key:
         return f"{key} cannot be resolved: {str(cause).splitlines()[0]}"
     if key:
@@ -182,8 +180,7 @@ def _key_given(beginning: str) -> str:
 
 
 def _unknown(key: str) -> str:
-    groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
-    near = [k for k in difflib.get_close_matches(key, [*leaves(), *groups], n=2) if k != key]
+    near = [k for k in difflib.get_close_matches(key, [*leaves(), *groups()], n=2) if k != key]
     hint = f": did you mean {near[0]}?" if near else ": --help lists them all"
     return f"{key} is not a key of the configuration{hint}"
 

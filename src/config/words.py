@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from src.config.hydra_internals import is_quoted
-from src.config.schema import EvalConfig, SampleConfig, schema_leaves
+from src.config.schema import CONF, EvalConfig, SampleConfig, schema_leaves
 from src.errors import UserError
 
 WORDS = {
@@ -47,7 +47,7 @@ WITH_EFFECT = ("hydra.launcher", "hydra.sweeper", "hydra.searchpath", "hydra.hel
 def parted(arguments: Sequence[str], parser: ArgumentParser) -> tuple[list[str], list[str]]:
     """Part keys and options, which keep their values: argparse takes keys in one place alone.
 
-    ``--key=value``, as wandb's agents write it, is ``key=value``.
+    ``--key=value`` and ``--group=choice``, as wandb's agents write them, are ``key=value`` and ``group=choice``.
 
     Args:
         arguments: without the program's name.
@@ -61,7 +61,8 @@ def parted(arguments: Sequence[str], parser: ArgumentParser) -> tuple[list[str],
         word = rest.pop(0)
         action = options.get(word.partition("=")[0])
         dashed = word.removeprefix("--")
-        if action is None and word.startswith("--") and kind_of(dashed.partition("=")[0]):
+        key = dashed.partition("=")[0]
+        if action is None and word.startswith("--") and (kind_of(key) or key in groups()):
             keys.append(dashed)
         elif not word.startswith("-"):
             keys.append(word)
@@ -117,6 +118,12 @@ def kind_of(key: str) -> str | None:
 def leaves() -> dict[str, str]:
     """Keys of all commands, with their types."""
     return schema_leaves(EvalConfig) | schema_leaves(SampleConfig)
+
+
+@functools.cache
+def groups() -> list[str]:
+    """Folders of conf/ that choices are made from; conf/wandb/ holds files of wandb's."""
+    return sorted(folder.name for folder in CONF.iterdir() if any(folder.glob("*.yaml")))
 
 
 def _as_meant(word: str, sweep: bool, parser: OverridesParser) -> str:

@@ -103,7 +103,7 @@ def evaluate(request: Request) -> None:
         unit = "bits per dim" if config.model.positions == "image" else "bits per byte"
         split = "test" if request.split == "test" else "validation"
         evaluation_table(f"{run.path.name}, {checkpoint.name}, {split} split of {data.label}", unit, rows)
-        if config.logger.kind == "wandb" and (run.path / "wandb_id").is_file():
+        if config.logger.kind == "wandb" and run.has_wandb_id():
             log_to_wandb(request, run, figures, rows)
 
 

@@ -155,7 +155,7 @@ def new_file(run: Run, checkpoint: Path, wanted: SampleConfig, ending: str) -> P
 
 def log_to_wandb(run: Run, config: Config, key: str, content: Any) -> None:
     """Log to the run's own wandb run, if it has one and ``logger.kind`` is wandb."""
-    if config.logger.kind != "wandb" or not (run.path / "wandb_id").is_file():
+    if config.logger.kind != "wandb" or not run.has_wandb_id():
         return
     import wandb
 

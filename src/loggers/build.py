@@ -32,10 +32,12 @@ def wandb_logger(config: Config, run: Run, facts: dict[str, Any]) -> WandbLogger
     """Build the logger of the run's own wandb run; ``facts`` identify the data and may be empty."""
     import wandb  # here: other loggers and other ranks start sooner without it
 
+    from src.loggers import wandb_agent
     from src.loggers.wandb_run import RunLogger, started
 
     # wandb takes a point in a name for a level of a table, and then finds no such column; numbers it can sort
     columns = {key.replace(".", "_"): as_number(value) for key, value in config.logger.columns.items()}
+    plain, resumed = run.plain_config(), run.has_wandb_id()
     logger = RunLogger(
         name=run.path.name,
         save_dir=run.path,
@@ -46,11 +48,12 @@ def wandb_logger(config: Config, run: Run, facts: dict[str, Any]) -> WandbLogger
         id=run.wandb_id(),
         resume="allow",
         offline=not login_known(),
-        settings=wandb.Settings(silent=True),
-        config={**run.plain_config(), **columns, **({"data_facts": facts} if facts else {})},
+        settings=wandb.Settings(silent=True, **wandb_agent.settings(resumed)),
+        config={**plain, **columns, **({"data_facts": facts} if facts else {})},
     )
     began = started(logger, run.path / "wandb" / "latest-run")
-    run.keep_wandb_id(began.experiment.id)  # an agent of a wandb sweep gives its own
+    wandb_agent.keep(run, began.experiment)
+    wandb_agent.add_hidden(plain, began.experiment)
     return began
 
 

@@ -158,6 +158,10 @@ class Run:
         if not self.provenance_file.exists() and self.last_checkpoint is None:
             shutil.rmtree(self.path, ignore_errors=True)
 
+    def has_wandb_id(self) -> bool:
+        """Whether an earlier process has begun the wandb run."""
+        return (self.path / "wandb_id").is_file()
+
     def wandb_id(self) -> str:
         """The run's wandb id, made on the first call and the same for good: a resumed run is the same wandb run.
 

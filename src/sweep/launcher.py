@@ -26,6 +26,7 @@ from src.config.hydra_internals import BasicSweeper
 from src.config.schema import Config
 from src.errors import UserError
 from src.jobs.machine import check_machine
+from src.loggers.wandb_agent import check_one_run
 from src.processes.ranks import place
 from src.sweep.plan import Sweep, empty_sweep, planned
 from src.sweep.runner import Runner
@@ -46,7 +47,12 @@ class Jobs(Launcher):
         self.context: HydraContext
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra knows; the task of a single run is not for a sweep."""
+        """Take what Hydra knows; the task of a single run is not for a sweep.
+
+        Raises:
+            UserError: an agent of wandb waits for one run.
+        """
+        check_one_run(config.logger.kind)
         self.config, self.context = config, hydra_context
 
     def composed(self, overrides: Sequence[str]) -> Config:

@@ -139,6 +139,7 @@ def test_help_lists_commands_and_groups():
     done = subprocess.run(line, cwd=CONF.parent, env=dict(os.environ), capture_output=True, text=True, check=True)
     assert "python -m src.train experiment=enwik8" in done.stdout
     assert "attention: axial, bigbird, custom, dense, fixed, local, logarithmic" in done.stdout
+    assert "\nwandb: " not in done.stdout  # conf/wandb/ is for wandb
 
 
 def test_schema_knows_the_keys_of_the_contract():

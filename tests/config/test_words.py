@@ -49,6 +49,11 @@ def test_a_home_directory_is_meant_where_a_place_is(monkeypatch):
     assert [value_read(word) for word in as_meant(words)] == read
 
 
+@pytest.mark.parametrize("tags", [["a b", "c,d"], ["[e]", "{f: g}"], ["it's", 'say "hi"'], ["é", "null", "1"], []])
+def test_lists_may_be_written_as_python_does(tags):
+    assert composed(["experiment=quickstart", f"logger.tags={tags}"], checked=False).logger.tags == tags
+
+
 @pytest.mark.parametrize(
     ("word", "read"),
     [
@@ -104,7 +109,9 @@ def test_the_word_that_is_shown_can_be_pasted():
         ("--config-dir my=conf experiment=mine -m", ["experiment=mine"], ["--config-dir", "my=conf", "-m"]),
         ("seed=1 -m seed=2,3", ["seed=1", "seed=2,3"], ["-m"]),
         ("--seed=3 --optimizer.learning_rate=0.1", ["seed=3", "optimizer.learning_rate=0.1"], []),
+        ("--attention=dense --debug=none --data.path=[a]", ["attention=dense", "debug=none", "data.path=[a]"], []),
         ("--sed=3", [], ["--sed=3"]),
+        ("--wandb=quickstart", [], ["--wandb=quickstart"]),
     ],
 )
 def test_options_keep_their_values(line, keys, options):

@@ -3,9 +3,8 @@
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import pytest
 
 from src.loggers.wandb_login import login_known
 from tests.tiny_runs import environment
+from tests.wandb_server import KEY, Speaking, serving
 
-KEY = "0123456789012345678901234567890123456789"
 SECTIONS = ["Bits per byte", "Loss", "Speed", "Memory", "Samples", "Attention", "Runs"]
 
 
@@ -25,16 +24,15 @@ class Server(ThreadingHTTPServer):
     refuses = False
 
 
-class Answer(BaseHTTPRequestHandler):
+class Answer(Speaking):
     server: Server
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         self.say({})
 
-    def do_POST(self) -> None:
-        text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        request = json.loads(text) if text else {"query": ""}
-        query, variables = request["query"], request.get("variables", {})
+    def do_POST(self) -> None:  # noqa: N802
+        request = self.heard()
+        query, variables = request.get("query", ""), request.get("variables", {})
         if "upsertView" in query:
             self.server.views.append(variables)
             errors = [{"message": "no rights"}] if self.server.refuses else None
@@ -49,26 +47,13 @@ class Answer(BaseHTTPRequestHandler):
             viewer = {"id": "1", "username": "me", "entity": "mine", "email": "", "flags": "{}", "teams": {"edges": []}}
             self.say({"data": {"viewer": viewer}})
 
-    def say(self, content: dict[str, Any]) -> None:
-        out = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(out)))
-        self.end_headers()
-        self.wfile.write(out)
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing on the terminal."""
-
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     made = Server(("127.0.0.1", 0), Answer)
     made.views = []
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    yield made
-    made.shutdown()
-    made.server_close()
+    with serving(made):
+        yield made
 
 
 def dashboard(*arguments: str, folder: Path, server: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
