@@ -26,6 +26,8 @@ $(VENV)/.done: pyproject.toml requirements.lock
 train: setup ## Train a small model on Python's own sources, to the end, without any download
 	$(BIN)/python -m src.train experiment=quickstart $(ARGS)
 
+test test-all: export PYTHONDONTWRITEBYTECODE := # or some hundred processes compile src/ and tests/, each for itself
+
 test: setup ## The CPU suite (about 9 minutes)
 	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m "not slow and not gpu" $(ARGS)
 

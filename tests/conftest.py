@@ -8,13 +8,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, one cor
 import pytest
 import torch
 
+from tests.kept_configs import keep
+
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 
+keep()
 if os.environ.get("TRITON_INTERPRET") == "1":
-    from tests.attention.triton.interpreter import prepare_once_a_launch
+    from tests.attention.triton.interpreter import hasten
 
-    prepare_once_a_launch()
+    hasten()
 else:  # they need Triton's interpreter from the start of the process: `test_interpreted` beside them runs them
     collect_ignore_glob = ["*/interpreted/*"]
 

@@ -1,5 +1,7 @@
 """Tiny real runs for tests: the commands as a user types them, on a small file of bytes."""
 
+import copy
+import functools
 import itertools
 import json
 import os
@@ -39,6 +41,11 @@ TINY = (
 
 def composed(*words: str) -> Config:
     """A configuration as src.train has it before its checks."""
+    return copy.deepcopy(_composed(words))
+
+
+@functools.cache
+def _composed(words: tuple[str, ...]) -> Config:
     return composed_of(words, checked=False)
 
 

@@ -66,6 +66,7 @@ def command(config_name: str, task: Callable[[DictConfig], None]) -> None:
     try:
         raise_again()
         sys.argv[1:] = _checked_words()
+        hydra_internals.compose_once()
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
     except (HydraException, OmegaConfBaseException, ArgumentError) as error:
         ours = error.__cause__  # of a launcher or sweeper of ours, which Hydra builds
