@@ -19,7 +19,7 @@ def write_layer(layer: tuple[KeySet, ...]) -> tuple[str, list[int]]:
     numbers: list[int] = []
     for keys in layer:
         names.append(type(keys).__name__)
-        numbers.extend(vars(keys).values())
+        numbers.extend(number for name, number in vars(keys).items() if name != "_code")
     return " ".join(names), numbers
 
 
