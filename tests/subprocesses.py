@@ -13,13 +13,15 @@ import torch
 import torch.distributed as dist
 
 RANKS = 2
+SERVED = multiprocessing.get_context("forkserver")
+"""Where processes begin with what they all import, which one process has imported for them."""
+SERVED.set_forkserver_preload(["lightning.pytorch", "torch.distributed.fsdp", "src.training.language_model"])
 
 
 def in_two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
     """Give what ``work(rank)``, a function of a module, returns in each process, by rank; they meet in ``folder``."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=_begin, args=(work, rank, folder / "store", queue)) for rank in range(RANKS)]
+    queue = SERVED.Queue()
+    workers = [SERVED.Process(target=_begin, args=(work, rank, folder / "store", queue)) for rank in range(RANKS)]
     for worker in workers:
         worker.start()
     found = dict(queue.get(timeout=120) for _ in workers)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kills import DISTURBED, TWO_DEVICES, assert_as_unbroken, gone_on, of_two_devices, struck, train, twenty
-from tests.tiny_runs import TINY, corpus, only_run
+from tests.kills import DISTURBED, TWO_DEVICES, assert_as_unbroken, gone_on, of_two_devices, struck, twenty
+from tests.tiny_runs import TINY, corpus, train_tiny
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 IN_THE_FAST_SUITE = 1  # the one that is killed while a checkpoint is written
@@ -31,9 +31,7 @@ def table(request):
 
 
 def undisturbed(folder: Path, *changes: str) -> Path:
-    process, _ = train(folder, *TINY, *DISTURBED, f"data.path={corpus(folder)}", *changes)
-    assert process.wait(240) == 0, (folder / "said.txt").read_text()
-    return only_run(folder)
+    return train_tiny(folder, *DISTURBED, *changes, WANDB_MODE="offline")
 
 
 @pytest.fixture(scope="module")

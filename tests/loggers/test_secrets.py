@@ -4,7 +4,7 @@ import zipfile
 
 import pytest
 
-from tests.tiny_runs import TINY, cold_command, corpus, only_run
+from tests.tiny_runs import TINY, command, corpus, only_run
 
 KEY = "0123456789abcdef" * 2 + "feedbeef"
 NOBODY = "http://127.0.0.1:9"
@@ -33,7 +33,7 @@ def test_the_key_of_wandb_is_nowhere(mode, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     few = ("logger.kind=wandb", "trainer.max_steps=2", "logger.sample_bytes=0", "data.workers=0")
-    done = cold_command(
+    done = command(
         "train", *TINY, *few, f"data.path={corpus(work)}", folder=work, HOME=str(home), NETRC=str(home / "netrc"),
         WANDB_API_KEY=KEY, WANDB_MODE=mode, WANDB_BASE_URL=NOBODY, WANDB_INIT_TIMEOUT="5",
     )  # fmt: skip

@@ -1,7 +1,6 @@
 """Several processes (gloo) move weights as one does: with whole parameters, and with shares of rows (FSDP2)."""
 
 import copy
-import multiprocessing
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from torch.distributed.fsdp import fully_shard
 
 from src.optimizers.muon import Muon
 from src.optimizers.orthogonal import orthogonalize
+from tests.subprocesses import SERVED
 
 STEPS = 3
 FULL = StateDictOptions(full_state_dict=True)
@@ -117,11 +117,8 @@ def _begin(rank, world, store, queue):
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def processes(request, tmp_path_factory):
     """What ``work`` gives in each of some processes."""
-    context = multiprocessing.get_context("spawn")
-    queue, store = context.Queue(), tmp_path_factory.mktemp("muon") / "store"
-    workers = [
-        context.Process(target=_begin, args=(rank, request.param, store, queue)) for rank in range(request.param)
-    ]
+    queue, store = SERVED.Queue(), tmp_path_factory.mktemp("muon") / "store"
+    workers = [SERVED.Process(target=_begin, args=(rank, request.param, store, queue)) for rank in range(request.param)]
     for worker in workers:
         worker.start()
     found = dict(queue.get(timeout=120) for _ in workers)

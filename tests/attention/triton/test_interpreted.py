@@ -18,9 +18,8 @@ pytest.importorskip("triton")
 FOLDER = Path(__file__).with_name("interpreted")
 
 
-@pytest.mark.parametrize("part", [("-k", "strided"), ("-k", "not strided")], ids=["strided", "others"])
-def test_kernels_and_operator(part: tuple[str, str]) -> None:
-    run_interpreted(FOLDER, *part, "-m", "not slow")
+def test_kernels_and_operator() -> None:
+    run_interpreted(FOLDER, "-m", "not slow")
 
 
 @pytest.mark.slow

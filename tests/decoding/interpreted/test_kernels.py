@@ -57,6 +57,8 @@ def products(batch, outputs, width, dtype):
 @pytest.mark.parametrize("tile", TILES, ids=str)
 @pytest.mark.parametrize(("batch", "outputs", "width"), [(3, 24, 40), (21, 50, 200), (5, 32, 256)])
 def test_products_equal_float64(batch, outputs, width, tile, dtype):
+    if tile is not None and tile.rows == 1:
+        batch = min(batch, 5)  # one more than it is chosen for; a program for each
     for arguments, options, wanted in products(batch, outputs, width, dtype):
         if tile is not None and tile.depth > 4 * width:
             tile = tile._replace(depth=64)
@@ -128,7 +130,7 @@ def test_a_sequence_of_steps_alone_equals_the_forward_pass():
     tokens = torch.cat([torch.full((1, 1), 256), x], dim=1)
     step = GraphedDecoder(Decoder(model, 1, 10, backend="torch"), tokens, lambda logits, position: x[0, position])
     wanted = model(x).detach()
-    for t in range(9):
+    for t in range(6):  # into the second block
         step.step()
         torch.testing.assert_close(step.logits, wanted[:, t], rtol=1e-4, atol=1e-4)
 
