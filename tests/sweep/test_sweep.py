@@ -101,7 +101,7 @@ def test_a_job_that_fails_leaves_the_others_alone(tmp_path):
         ),
         (
             ("attention=fixed,fixd",),
-            "attention=fixd is no choice of conf/attention/: allowed are dense, fixed",
+            "attention=fixd is no choice of conf/attention/: allowed are axial, bigbird, custom, dense, fixed",
         ),
         (
             ("resume=runs/x", "seed=1,2"),

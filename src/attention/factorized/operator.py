@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from src.attention.factorized import function
 from src.attention.factorized.layer_code import read_layer, write_layer
@@ -83,6 +84,23 @@ def _(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _gradients(q, k, v)
+
+
+@register_flop_formula(torch.ops.sparse_transformer.factorized)
+def _forward_flops(q: Any, k: Any, v: Any, names: str, numbers: list[int], *_: Any, **__: Any) -> int:
+    return _flops(q, names, numbers, q[3] + v[3])
+
+
+@register_flop_formula(torch.ops.sparse_transformer.factorized_backward)
+def _backward_flops(
+    d_out: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, names: str, numbers: list[int], *_: Any, **__: Any
+) -> int:
+    return _flops(q, names, numbers, 3 * q[3] + 2 * v[3])
+
+
+def _flops(q: Any, names: str, numbers: list[int], width: int) -> int:
+    """Two operations a kept pair and column; tiles on the diagonal compute somewhat more."""
+    return 2 * q[0] * width * sum(keys.pairs(q[2]) for keys in read_layer(names, numbers))
 
 
 def _results(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
