@@ -36,14 +36,13 @@ def answer(arguments, folder, *flags):
 @pytest.mark.parametrize("arguments", ANSWERS.values(), ids=ANSWERS)
 def test_a_question_is_answered_in_less_than_two_seconds(arguments, tmp_path):
     """By the processor's clock, at the best of three times: a core that is shared with other tests is slower."""
-    for attempt in range(3):
+    seconds: list[float] = []
+    while len(seconds) < 3 and not any(one < SECONDS for one in seconds):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         said = answer(arguments, tmp_path, "-X", "importtime")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-        if seconds < SECONDS:
-            break
-    assert seconds < SECONDS, attempt
+        seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert min(seconds) < SECONDS
     assert said.stdout
     imported = {line.rpartition("|")[2].strip() for line in said.stderr.splitlines()}
     assert not imported & {"torch", "lightning", "wandb", "matplotlib", "triton", "numpy"}
