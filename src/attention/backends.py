@@ -169,15 +169,14 @@ def _by_kind(
         return _one_kind(q, k, v, layer, kinds[0], taken, scale, span)
     if k.shape[1] != q.shape[1]:
         k, v = _for_each_head(q, k, v)
-    order: list[int] = []
-    heads: list[Tensor] = []
+    heads: dict[int, Tensor] = {}
     for kind in ("dense", "sparse", "tiled"):
         own = [h for h, found in enumerate(kinds) if found == kind]
         if own:
             part = tuple(layer[h] for h in own)
-            heads += _one_kind(q[:, own], k[:, own], v[:, own], part, kind, taken, scale, span).unbind(1)
-            order += own
-    return torch.stack([heads[order.index(h)] for h in range(len(layer))], dim=2).transpose(1, 2)
+            out = _one_kind(q[:, own], k[:, own], v[:, own], part, kind, taken, scale, span)
+            heads |= zip(own, out.unbind(1), strict=True)
+    return torch.stack([heads[h] for h in range(len(layer))], dim=2).transpose(1, 2)
 
 
 def _kind(keys: KeySet) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from src.attention.custom import Custom, class_of, frozen, made
-from src.attention.key_sets import KeySet, require
+from src.attention.custom import Custom, class_of, made
+from src.attention.key_sets import KeySet, hashable, require
 from src.attention.other_key_sets import READY_MADE
 from src.attention.patterns import HeadPattern, Pattern, PatternName
 
@@ -98,11 +98,11 @@ def chosen(name: str, options: Mapping[str, Any]) -> HeadPattern:
         return Alike(name, _key_set(name, READY_MADE[name], options))
     if ":" not in name:
         raise ValueError(f"pattern must be one of {', '.join(NAMES)} or package.module:Class, found {name!r}")
-    found = class_of(name)
-    if hasattr(found, "layer"):
-        made(name, frozen(options))
-        return OfClass(name, frozen(options))
-    return Alike(name, Custom(name, frozen(options)))
+    settings = hashable(options)
+    if hasattr(class_of(name), "layer"):
+        made(name, settings)
+        return OfClass(name, settings)
+    return Alike(name, Custom(name, settings))
 
 
 def _key_set(name: str, kind: type[KeySet], options: Mapping[str, Any]) -> KeySet:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -109,14 +109,3 @@ def made(path: str, options: Options) -> Any:
     except ValueError:  # a class without a signature: calling it tells
         pass
     return found(**given)
-
-
-def frozen(options: Mapping[str, Any]) -> Options:
-    """Give options in a form that can be hashed."""
-    return tuple(sorted((name, _frozen(value)) for name, value in options.items()))
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return frozen(value)
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

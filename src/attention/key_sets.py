@@ -10,7 +10,7 @@ import importlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
@@ -53,7 +53,7 @@ class KeySet(ABC):
                 found = getattr(importlib.import_module(module), name)
             except (ImportError, AttributeError) as error:
                 raise ValueError(f"the key set {place} of another process cannot be found: {error}") from error
-            _KNOWN[code] = found(**{key: _hashable(value) for key, value in fields.items()})
+            _KNOWN[code] = found(**{key: hashable(value) for key, value in fields.items()})
         return _KNOWN[code]
 
     @abstractmethod
@@ -225,8 +225,11 @@ def _written(keys: KeySet) -> str:
     return code
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+def hashable(value: Any) -> Any:
+    """Give a plain value in a form that can be hashed: lists as tuples, tables as sorted pairs."""
+    if isinstance(value, Mapping):
+        return tuple(sorted((name, hashable(one)) for name, one in value.items()))
+    return tuple(map(hashable, value)) if isinstance(value, list | tuple) else value
 
 
 @lru_cache(maxsize=256)

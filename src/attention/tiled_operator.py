@@ -72,9 +72,7 @@ def _attention(
 
 
 @_attention.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, layer: str, computed: str, scale: float, offset: int
-) -> Any:
+def _(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, layer: str, computed: str, *_: Any) -> Any:
     return _results(q, v, computed)
 
 
@@ -91,10 +89,7 @@ def _attention_backward(
 
 
 @_attention_backward.register_fake
-def _(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, out: Tensor, lse: Tensor, layer: str,
-    computed: str, scale: float, offset: int,
-) -> Any:  # fmt: skip
+def _(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Any:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 

@@ -19,7 +19,7 @@ def write_layer(layer: tuple[KeySet, ...]) -> tuple[str, list[int]]:
     numbers: list[int] = []
     for keys in layer:
         names.append(type(keys).__name__)
-        numbers.extend(number for name, number in vars(keys).items() if name != "_code")
+        numbers.extend(getattr(keys, field.name) for field in fields(keys))
     return " ".join(names), numbers
 
 

@@ -109,19 +109,15 @@ class _Maker:
 
     def made(self) -> Layout:
         order = self._order()
-        full: list[tuple[int, Tensor]] = []
-        part: list[tuple[int, Tensor, Tensor]] = []
-        for tile, i in self._query_tiles():
-            whole, partial, bits = self._entries(i, order)
-            full.append((tile, whole))
-            part.append((tile, partial, self._places(bits)))
-        tiles, key_tiles = -(-self.queries // self.size.queries), len(order) // self.size.keys
-        i, j, mask = self._pairs(full, part)
+        by_tile = order.view(-1, self.size.keys)
+        reach = by_tile.amin(1), by_tile.masked_fill(by_tile == self.length, -1).amax(1)
+        entries = [self._entries(tile, i, by_tile, *reach) for tile, i in self._query_tiles()]
+        own, other, masks = (torch.cat(column) for column in zip(*entries, strict=True))
         return Layout(
             self.size,
             order.int(),
-            _lists(i, j, mask, tiles),
-            _lists(j, i, mask, key_tiles),
+            _lists(own, other, masks, len(entries)),
+            _lists(other, own, masks, len(by_tile)),
             torch.stack(self.masks) if self.masks else torch.zeros(
                 (1, self.size.queries, self.size.keys // BITS), dtype=torch.int32, device=self.device
             ),
@@ -159,10 +155,18 @@ class _Maker:
     def _filled(self, positions: Tensor) -> Tensor:
         return torch.nn.functional.pad(positions, (0, -len(positions) % self.size.keys), value=self.length)
 
-    def _entries(self, i: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the full tiles of keys, the others, and their masks as words (tiles, queries, keys / 32)."""
-        by_tile = order.view(-1, self.size.keys)
-        lowest, highest = by_tile.amin(1), by_tile.masked_fill(by_tile == self.length, -1).amax(1)
+    def _entries(
+        self, tile: int, i: Tensor, by_tile: Tensor, lowest: Tensor, highest: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the tiles of keys that the queries ``i`` of a tile meet: the tile itself, theirs, places of masks or -1.
+
+        Args:
+            tile: of the queries.
+            i: their positions.
+            by_tile: (tiles, keys) positions of the keys.
+            lowest: (tiles,) of these positions.
+            highest: likewise.
+        """
         reached = torch.zeros_like(lowest, dtype=torch.bool)
         for first, last in self._ranges(i):
             reached |= (lowest < last) & (highest >= first)
@@ -176,7 +180,9 @@ class _Maker:
         if missing:
             bits = torch.nn.functional.pad(bits, (0, 0, 0, missing))
         words = bits.unflatten(2, (self.size.keys // BITS, BITS)).long() << torch.arange(BITS, device=self.device)
-        return near[whole], near[~whole], words.sum(-1)
+        masks = torch.full_like(near, -1)
+        masks[~whole] = self._places(words.sum(-1))
+        return torch.full_like(near, tile), near, masks
 
     def _places(self, words: Tensor) -> Tensor:
         """Where the masks are stored; those that are new are stored."""
@@ -186,15 +192,6 @@ class _Maker:
                 self.found[value] = len(self.masks)
                 self.masks.append(mask.int())
         return torch.tensor([self.found[value] for value in hashes], dtype=torch.int64, device=self.device)
-
-    def _pairs(
-        self, full: list[tuple[int, Tensor]], part: list[tuple[int, Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give all entries as tiles of queries, tiles of keys and places of masks."""
-        rows = [torch.full_like(tiles, tile) for tile, tiles in full] + [torch.full_like(j, t) for t, j, _ in part]
-        columns = [tiles for _, tiles in full] + [tiles for _, tiles, _ in part]
-        masks = [torch.full_like(tiles, -1) for _, tiles in full] + [mask for _, _, mask in part]
-        return torch.cat(rows), torch.cat(columns), torch.cat(masks)
 
 
 def _lists(own: Tensor, other: Tensor, masks: Tensor, tiles: int) -> Lists:

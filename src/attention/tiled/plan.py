@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -78,13 +79,12 @@ def _plan(
     layer: tuple[KeySet, ...], of_head: tuple[int, ...], queries: int, length: int, offset: int, device: torch.device,
     sizes: Sizes,
 ) -> Plan:  # fmt: skip
-    best: Plan | None = None
-    least = float("inf")
-    for size, cost in [one for one in sizes if one[0].queries <= queries and one[0].keys <= length] or sizes[-1:]:
-        found = Plan(size, tuple(layout(keys, queries, length, offset, size, device) for keys in layer), of_head)
-        if found.scores * cost < least:
-            best, least = found, found.scores * cost
-    return found if best is None else best
+    fitting = [one for one in sizes if one[0].queries <= queries and one[0].keys <= length] or sizes[-1:]
+    found = [
+        (Plan(size, tuple(layout(keys, queries, length, offset, size, device) for keys in layer), of_head), cost)
+        for size, cost in fitting
+    ]
+    return min(found, key=lambda one: one[0].scores * one[1])[0]
 
 
 @lru_cache(maxsize=256)
@@ -94,7 +94,7 @@ def tables(found: Plan) -> Tables:
     places = max(len(one.order) for one in found.layouts)
     length = int(found.layouts[0].order.max()) + 1  # behind all keys: what is filled up is no key
     order = torch.stack([_padded(one.order, places, length) for one in found.layouts])
-    shift = torch.tensor([0, *(len(one.masks) for one in found.layouts)]).cumsum(0).tolist()
+    shift = [0, *accumulate(len(one.masks) for one in found.layouts)]
     return Tables(
         torch.tensor(found.of_head, dtype=torch.int32, device=device),
         order,

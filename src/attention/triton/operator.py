@@ -17,7 +17,6 @@ from src.attention.key_sets import PAPER, KeySet
 from src.attention.triton import passes
 
 _KINDS: tuple[type[KeySet], ...] = PAPER
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def sparse_attention(
@@ -264,10 +263,7 @@ def _check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: tuple[KeySe
 
 
 def _check_kind(dtype: torch.dtype, width: int, layer: tuple[KeySet, ...]) -> None:
-    if dtype not in _DTYPES:
-        raise ValueError(f"the Triton kernels take bf16, fp16 or fp32, found {dtype}")
-    if width > passes.WIDEST:
-        raise ValueError(f"a head may be at most {passes.WIDEST} wide for Triton, found {width}; use more heads")
+    passes.check_type(dtype, width)
     for keys in layer:
         if type(keys) not in _KINDS:
             raise ValueError(f"the Triton kernels do not compute {keys.name} attention; dense attention is PyTorch's")

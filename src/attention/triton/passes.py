@@ -20,6 +20,7 @@ from src.attention.triton import block, column, window
 from src.attention.triton.steps import View
 from src.attention.triton.tuning import Config, find
 
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 WIDEST = 128  # widest head the kernels hold in registers
 LOG2E = 1.4426950408889634
 
@@ -211,6 +212,22 @@ def _sub_block_runs(start: int, keys: tuple[KeySet, ...]) -> list[Run]:
         found.append(Run(start + first, start + head, keys[first], subs[first], step))
         first = head
     return found
+
+
+def check_type(dtype: torch.dtype, width: int) -> None:
+    """Refuse what no kernel of attention takes.
+
+    Args:
+        dtype: of queries, keys and values.
+        width: of the widest head among them.
+
+    Raises:
+        ValueError: another dtype, or a wider head.
+    """
+    if dtype not in _DTYPES:
+        raise ValueError(f"the Triton kernels take bf16, fp16 or fp32, found {dtype}")
+    if width > WIDEST:
+        raise ValueError(f"a head may be at most {WIDEST} wide for Triton, found {width}; use more heads")
 
 
 def view(tensor: torch.Tensor) -> View:

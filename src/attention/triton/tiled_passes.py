@@ -11,9 +11,7 @@ from src.attention.key_sets import KeySet
 from src.attention.tiled.layout import Lists
 from src.attention.tiled.plan import plan, tables
 from src.attention.triton import passes, tiled, tuning
-from src.attention.triton.passes import LOG2E, WIDEST, on, view
-
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+from src.attention.triton.passes import LOG2E, on, view
 
 
 def forward(
@@ -34,7 +32,7 @@ def forward(
     Raises:
         ValueError: a dtype or a width that the kernels do not take.
     """
-    _check(q, v)
+    passes.check_type(q.dtype, max(q.shape[3], v.shape[3]))
     with on(q.device):
         job = _Job(q, k, v, first, layer, offset, scale)
         job.queries([*map(view, (q, k, v, out, lse)), None, None, None], grad=False)
@@ -102,10 +100,3 @@ class _Job:
 
     def _groups(self) -> tuple[Any, ...]:
         return self.scale, self.heads, self.batch * self.heads
-
-
-def _check(q: Tensor, v: Tensor) -> None:
-    if q.dtype not in DTYPES:
-        raise ValueError(f"the Triton kernels take bf16, fp16 or fp32, found {q.dtype}")
-    if max(q.shape[3], v.shape[3]) > WIDEST:
-        raise ValueError(f"a head may be at most {WIDEST} wide for Triton, found {max(q.shape[3], v.shape[3])}")

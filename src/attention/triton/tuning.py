@@ -60,21 +60,30 @@ def find(kernel: str, device: torch.device, dtype: torch.dtype, qk: int, v: int,
 
 def tiled_sizes(device: torch.device, dtype: torch.dtype, qk: int, v: int) -> Sizes:
     """Give the tile sizes of ``src.attention.tiled`` that a GPU has configurations for, with what a score costs."""
-    found = _table().get(capability(device), {})
-    first = f"{key('tiled_forward', dtype.itemsize, _power(qk), _power(v))} tile"
-    stored = [found[name] for name in found if name.startswith(first)]
-    sizes = [(Size(*one[:2]), one[5] / 100) for one in stored]
-    safe_one = _safe_tiled(dtype.itemsize * (_power(qk) + _power(v)))
-    return tuple(sorted(sizes, key=lambda one: -one[0].queries * one[0].keys)) or ((Size(*safe_one[:2]), 1.0),)
+    return _tiled_sizes(capability(device), dtype.itemsize, _power(qk), _power(v))
 
 
 def tiled(kernel: str, device: torch.device, dtype: torch.dtype, qk: int, v: int, size: Size) -> Config:
     """Find the configuration of a kernel of ``src.attention.triton.tiled`` for tiles of ``size``."""
-    name = f"{key(kernel, dtype.itemsize, _power(qk), _power(v))} tile {size.queries}x{size.keys}"
-    found = _table().get(capability(device), {}).get(name)
+    return _tiled(kernel, capability(device), dtype.itemsize, _power(qk), _power(v), size)
+
+
+@cache
+def _tiled_sizes(gpu: str, itemsize: int, qk: int, v: int) -> Sizes:
+    found = _table().get(gpu, {})
+    first = f"{key('tiled_forward', itemsize, qk, v)} tile"
+    stored = [found[name] for name in found if name.startswith(first)]
+    sizes = [(Size(*one[:2]), one[5] / 100) for one in stored]
+    safe_one = _safe_tiled(itemsize * (qk + v))
+    return tuple(sorted(sizes, key=lambda one: -one[0].queries * one[0].keys)) or ((Size(*safe_one[:2]), 1.0),)
+
+
+@cache
+def _tiled(kernel: str, gpu: str, itemsize: int, qk: int, v: int, size: Size) -> Config:
+    found = _table().get(gpu, {}).get(f"{key(kernel, itemsize, qk, v)} tile {size.queries}x{size.keys}")
     if found:
         return Config(*found[:5])
-    return _safe_tiled(dtype.itemsize * (_power(qk) + _power(v)))._replace(BM=size.queries, BN=size.keys)
+    return _safe_tiled(itemsize * (qk + v))._replace(BM=size.queries, BN=size.keys)
 
 
 def _safe_tiled(row_bytes: int) -> Config:
