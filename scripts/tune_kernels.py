@@ -116,11 +116,11 @@ def main() -> None:
                 entries[_entry(kernel, shape, dtype)] = list(best)
                 ranked = sorted(times.items(), key=lambda item: item[1])[:5]
                 print(name, kernel, " | ".join(f"{tuple(c)} {ms:.4f} ms" for c, ms in ranked), flush=True)
-    options.output.write_text(_text(table))
+    options.output.write_text(table_text(table))
     print(f"wrote {options.output}")
 
 
-def _text(table: dict[str, dict[str, list[int]]]) -> str:
+def table_text(table: dict[str, dict[str, list[int]]]) -> str:
     """The table as JSON, one line an entry."""
     gpus = []
     for gpu, entries in sorted(table.items()):

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from src.attention.key_sets import Fixed
-from src.attention.patterns import Pattern
+from src.attention.patterns import HeadPattern
 
 Call = Callable[[], Tensor]
 EAGER_MASK = 16_384  # longest sequence whose block mask is made eagerly, with an n*n table a head
@@ -25,7 +25,7 @@ class Problem:
         batch, heads, n, qk, v: the shape; q and k are (batch, heads, n, qk), values (batch, heads, n, v).
     """
 
-    def __init__(self, pattern: Pattern, batch: int, heads: int, n: int, qk: int, v: int) -> None:
+    def __init__(self, pattern: HeadPattern, batch: int, heads: int, n: int, qk: int, v: int) -> None:
         torch.manual_seed(0)
         self.batch, self.heads, self.n, self.qk, self.v = batch, heads, n, qk, v
         self.layer = pattern.layer(heads)
@@ -47,7 +47,9 @@ class Problem:
         return self.batch * sum(keys.pairs(self.n) for keys in self.layer)
 
 
-def _sdpa(backend: SDPBackend) -> Callable[[Problem], Call]:
+def sdpa(backend: SDPBackend) -> Callable[[Problem], Call]:
+    """Dense attention by one of PyTorch's own kernels."""
+
     def build(p: Problem) -> Call:
         def call() -> Tensor:
             with sdpa_kernel([backend]):
@@ -58,7 +60,8 @@ def _sdpa(backend: SDPBackend) -> Callable[[Problem], Call]:
     return build
 
 
-def _flex(p: Problem, block_size: Any = None, autotune: bool = False) -> Call:
+def flex(p: Problem, block_size: Any = None, autotune: bool = False) -> Call:
+    """PyTorch's FlexAttention, compiled; ``block_size`` is (queries, keys) of its mask's blocks."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     torch._dynamo.reset()
@@ -84,12 +87,12 @@ def _flex(p: Problem, block_size: Any = None, autotune: bool = False) -> Call:
     blocks = make(mask, None, heads, p.n, p.n, device="cuda", **size)
     mode = "max-autotune-no-cudagraphs" if autotune else None
     compiled = torch.compile(flex_attention, fullgraph=True, mode=mode)
-    options: Any = {"fwd_BLOCK_M": block_size[0], "fwd_BLOCK_N": block_size[1]} if autotune else None
+    options: Any = {"fwd_BLOCK_M": block_size[0], "fwd_BLOCK_N": block_size[1]} if autotune and block_size else None
     return lambda: compiled(p.q, p.k, p.values, block_mask=blocks, kernel_options=options)
 
 
 def _flex_default(p: Problem) -> Call:
-    return _flex(p)
+    return flex(p)
 
 
 def _flex_best(p: Problem) -> Call | None:
@@ -100,7 +103,7 @@ def _flex_best(p: Problem) -> Call | None:
     """
     if not isinstance(p.layer[0], Fixed):
         return None
-    return _flex(p, (128, 32), autotune=True)
+    return flex(p, (128, 32), autotune=True)
 
 
 def _torch(p: Problem) -> Call:
@@ -126,8 +129,8 @@ def _triton_packed(p: Problem) -> Call:
 
 
 ROWS: dict[str, Callable[[Problem], Call | None]] = {
-    "dense, SDPA cuDNN": _sdpa(SDPBackend.CUDNN_ATTENTION),
-    "dense, SDPA FlashAttention": _sdpa(SDPBackend.FLASH_ATTENTION),
+    "dense, SDPA cuDNN": sdpa(SDPBackend.CUDNN_ATTENTION),
+    "dense, SDPA FlashAttention": sdpa(SDPBackend.FLASH_ATTENTION),
     "FlexAttention, default blocks": _flex_default,
     "FlexAttention, blocks (128, 32), autotuned": _flex_best,
     "torch backend": _torch,

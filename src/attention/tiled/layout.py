@@ -75,6 +75,11 @@ class Layout:
         """Scores that are computed, kept or not."""
         return self.entries * self.size.queries * self.size.keys
 
+    def cost(self, full: float, masked: float) -> float:
+        """What they cost, given what a score costs in a full tile and in one with a mask."""
+        share = float(self.by_query.full.sum()) / max(1, self.entries)
+        return self.scores * (share * full + (1 - share) * masked)
+
 
 @lru_cache(maxsize=256)
 def layout(keys: KeySet, queries: int, length: int, offset: int, size: Size, device: torch.device) -> Layout:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +13,17 @@ from torch import Tensor
 from src.attention.key_sets import KeySet
 from src.attention.tiled.layout import Layout, Lists, Size, layout
 
-Sizes = tuple[tuple[Size, float], ...]
-"""Tile sizes to choose from, each with what a score costs in it: small tiles reuse less of what they read."""
-OF_CPUS: Sizes = ((Size(64, 64), 1.0),)
+
+class Choice(NamedTuple):
+    """A size of tiles, and what a score costs in a full tile and in one with a mask."""
+
+    size: Size
+    full: float = 1.0
+    masked: float = 1.0
+
+
+Sizes = tuple[Choice, ...]
+OF_CPUS: Sizes = (Choice(Size(64, 64)),)
 
 
 @dataclass(frozen=True)
@@ -25,16 +34,22 @@ class Plan:
         size: of the tiles.
         layouts: those that differ.
         of_head: the place of each head's among them.
+        length: how many keys there are.
     """
 
     size: Size
     layouts: tuple[Layout, ...]
     of_head: tuple[int, ...]
+    length: int
 
     @property
     def scores(self) -> int:
         """Scores of one sequence that are computed, kept or not."""
         return sum(self.layouts[place].scores for place in self.of_head)
+
+    def cost(self, choice: Choice) -> float:
+        """What they cost in all."""
+        return sum(self.layouts[place].cost(choice.full, choice.masked) for place in self.of_head)
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,8 @@ class Tables:
     Args:
         of_head: (H,) int32, the layout of each head.
         order: (layouts, places) int32, positions of keys.
+        origins: (entries,) int32, for every entry of ``by_query`` the position of its tile's first key; None unless
+            the keys of every tile are neighbours.
         by_query: lists whose ``start`` is (layouts, tiles + 1) and ``full`` (layouts, tiles); masks by their places.
         by_key: likewise.
         masks: (masks, BQ, BK / 32) int32.
@@ -51,6 +68,7 @@ class Tables:
 
     of_head: Tensor
     order: Tensor
+    origins: Tensor | None
     by_query: Lists
     by_key: Lists
     masks: Tensor
@@ -67,8 +85,8 @@ def plan(
         length: how many keys.
         offset: position of the first query.
         device: where the lists live.
-        sizes: of the tiles. That one is taken with which the scores to compute cost least, of those that are no longer
-            than the sequence, or else the last one.
+        sizes: of the tiles. That one is taken which costs least, of those that are no longer than the sequence, or else
+            the last one.
     """
     different = tuple(dict.fromkeys(layer))
     return _plan(different, tuple(map(different.index, layer)), queries, length, offset, device, sizes)
@@ -79,12 +97,18 @@ def _plan(
     layer: tuple[KeySet, ...], of_head: tuple[int, ...], queries: int, length: int, offset: int, device: torch.device,
     sizes: Sizes,
 ) -> Plan:  # fmt: skip
-    fitting = [one for one in sizes if one[0].queries <= queries and one[0].keys <= length] or sizes[-1:]
+    fitting = [one for one in sizes if one.size.queries <= queries and one.size.keys <= length] or sizes[-1:]
     found = [
-        (Plan(size, tuple(layout(keys, queries, length, offset, size, device) for keys in layer), of_head), cost)
-        for size, cost in fitting
+        (Plan(one.size, _layouts(layer, queries, length, offset, one.size, device), of_head, length), one)
+        for one in fitting
     ]
-    return min(found, key=lambda one: one[0].scores * one[1])[0]
+    return min(found, key=lambda pair: pair[0].cost(pair[1]))[0]
+
+
+def _layouts(
+    layer: tuple[KeySet, ...], queries: int, length: int, offset: int, size: Size, device: torch.device
+) -> tuple[Layout, ...]:
+    return tuple(layout(keys, queries, length, offset, size, device) for keys in layer)
 
 
 @lru_cache(maxsize=256)
@@ -92,16 +116,27 @@ def tables(found: Plan) -> Tables:
     """Write a plan as the kernels read it."""
     device = found.layouts[0].order.device
     places = max(len(one.order) for one in found.layouts)
-    length = int(found.layouts[0].order.max()) + 1  # behind all keys: what is filled up is no key
-    order = torch.stack([_padded(one.order, places, length) for one in found.layouts])
+    order = torch.stack([_padded(one.order, places, found.length) for one in found.layouts])
     shift = [0, *accumulate(len(one.masks) for one in found.layouts)]
     return Tables(
         torch.tensor(found.of_head, dtype=torch.int32, device=device),
         order,
+        _origins(found),
         _joined([one.by_query for one in found.layouts], shift),
         _joined([one.by_key for one in found.layouts], shift),
         torch.cat([one.masks for one in found.layouts]),
     )
+
+
+def _origins(found: Plan) -> Tensor | None:
+    every = []
+    for one in found.layouts:
+        by_tile = one.order.view(-1, found.size.keys)
+        neighbours = by_tile[:, :1] + torch.arange(found.size.keys, device=by_tile.device)
+        if not ((by_tile == neighbours) | (by_tile == found.length)).all():
+            return None
+        every.append(by_tile[one.by_query.tiles.long(), 0])
+    return torch.cat(every)
 
 
 def _joined(lists: list[Lists], shift: list[int]) -> Lists:

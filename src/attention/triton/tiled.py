@@ -45,13 +45,21 @@ def _kept(masks, place, TRANSPOSED: tl.constexpr, BM: tl.constexpr, BN: tl.const
 
 @triton.jit
 def _over_keys(acc, top, total, q, dout, k, v, table, tiles, places, masks, first, begin, end, n, scale,
-               MASKED: tl.constexpr, DOCUMENTS: tl.constexpr, GRAD: tl.constexpr, QK: tl.constexpr, V: tl.constexpr,
-               BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
-    """A tile of queries sees the tiles of keys ``begin`` to ``end - 1`` of the list."""
+               MASKED: tl.constexpr, NEIGHBOURS: tl.constexpr, DOCUMENTS: tl.constexpr, GRAD: tl.constexpr,
+               QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+    """A tile of queries sees the tiles of keys ``begin`` to ``end - 1`` of the list.
+
+    NEIGHBOURS: ``tiles`` holds the position of each tile's first key, the others follow; else the tile's place in the
+    table.
+    """
     column = tl.arange(0, BN)
     lowest = tl.min(first, 0)
     for entry in range(begin, end):
-        j = tl.load(table + tl.load(tiles + entry) * BN + column)
+        if NEIGHBOURS:
+            origin, local = tl.load(tiles + entry), column
+        else:
+            origin, local = 0, tl.load(table + tl.load(tiles + entry) * BN + column)
+        j = origin + local
         valid = j < n
         keep = valid[None, :]
         if MASKED:
@@ -60,20 +68,20 @@ def _over_keys(acc, top, total, q, dout, k, v, table, tiles, places, masks, firs
             keep = keep & (j[None, :] >= first[:, None])
             if tl.max(tl.where(valid, j, -1), 0) >= lowest:
                 acc, top, total = see_keys(
-                    acc, top, total, q, dout, k, v, 0, j, valid, keep, scale, MASKED, True, GRAD, QK, V
+                    acc, top, total, q, dout, k, v, origin, local, valid, keep, scale, MASKED, True, GRAD, QK, V
                 )
         else:
             acc, top, total = see_keys(
-                acc, top, total, q, dout, k, v, 0, j, valid, keep, scale, MASKED, MASKED, GRAD, QK, V
+                acc, top, total, q, dout, k, v, origin, local, valid, keep, scale, MASKED, MASKED, GRAD, QK, V
             )
     return acc, top, total
 
 
 @triton.jit
 def tiled_queries(q, k, v, out, lse, dout, delta, dq, first, heads_of, table, starts, fulls, tiles, places, masks,
-                  n, keys, row_tiles, key_places, scale, heads, groups, DOCUMENTS: tl.constexpr,
-                  RATIO: tl.constexpr, GRAD: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
-                  BN: tl.constexpr):  # fmt: skip
+                  n, keys, row_tiles, key_places, scale, heads, groups, NEIGHBOURS: tl.constexpr,
+                  GRAD: tl.constexpr, DOCUMENTS: tl.constexpr, RATIO: tl.constexpr, QK: tl.constexpr, V: tl.constexpr,
+                  BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """One tile of queries: forward writes out and lse; backward (GRAD) reads them and writes delta and dq.
 
     Grid: tiles x (batch x heads), the last tiles first, which see the most.
@@ -99,11 +107,11 @@ def tiled_queries(q, k, v, out, lse, dout, delta, dq, first, heads_of, table, st
     queries, upstream, acc, top, total = begin_queries(q, out, lse, dout, start, local, valid, GRAD, QK, V, BM)
     acc, top, total = _over_keys(
         acc, top, total, queries, upstream, k, v, table, tiles, places, masks, nearest, begin, masked, keys, scale,
-        False, DOCUMENTS, GRAD, QK, V, BM, BN,
+        False, NEIGHBOURS, DOCUMENTS, GRAD, QK, V, BM, BN,
     )  # fmt: skip
     acc, top, total = _over_keys(
         acc, top, total, queries, upstream, k, v, table, tiles, places, masks, nearest, masked, end, keys, scale,
-        True, DOCUMENTS, GRAD, QK, V, BM, BN,
+        True, NEIGHBOURS, DOCUMENTS, GRAD, QK, V, BM, BN,
     )  # fmt: skip
     if GRAD:
         store_numbers(head_of(delta, batch, head), total, start, local, valid)

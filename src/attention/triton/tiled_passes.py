@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor
 
 from src.attention.key_sets import KeySet
 from src.attention.tiled.layout import Lists
-from src.attention.tiled.plan import plan, tables
+from src.attention.tiled.plan import Tables, plan, tables
 from src.attention.triton import passes, tiled, tuning
 from src.attention.triton.passes import LOG2E, on, view
+from src.attention.triton.tuning import Config
 
 
 def forward(
@@ -66,37 +68,41 @@ class _Job:
         self.batch, self.heads, self.n, qk = q.shape
         self.length, self.scale = k.shape[2], scale * LOG2E
         self.kind = (q.device, q.dtype, qk, v.shape[-1])
-        found = plan(layer, self.n, self.length, offset, q.device, tuning.tiled_sizes(*self.kind))
-        self.tables, self.size = tables(found), found.size
+        self.found = lambda sizes: plan(layer, self.n, self.length, offset, q.device, sizes)
         self.first = None if first is None else view(first[:, None])
         self.constants = {
             "DOCUMENTS": first is not None, "RATIO": self.heads // k.shape[1], "QK": qk, "V": v.shape[-1],
         }  # fmt: skip
 
     def queries(self, tensors: list[Any], grad: bool) -> None:
-        lists, order = self.tables.by_query, self.tables.order
-        tiles = lists.full.shape[1]
         name = "tiled_backward_queries" if grad else "tiled_forward"
+        config, found = self._tiles(name)
+        lists = found.by_query
+        if found.origins is not None:
+            lists = replace(lists, tiles=found.origins)
+        tiles = lists.full.shape[1]
         passes.launch(
-            name, tiled.tiled_queries, tiles * self.batch * self.heads, tuning.tiled(name, *self.kind, self.size),
-            (*tensors, *self._lists(lists), self.n, self.length, tiles, order.shape[1], *self._groups()),
-            {"GRAD": grad} | self.constants,
+            name, tiled.tiled_queries, tiles * self.batch * self.heads, config,
+            (*tensors, *self._lists(found, lists), self.n, self.length, tiles, found.order.shape[1], *self._groups()),
+            {"NEIGHBOURS": found.origins is not None, "GRAD": grad} | self.constants,
         )  # fmt: skip
 
     def keys(self, tensors: list[Any]) -> None:
-        lists = self.tables.by_key
-        tiles = lists.full.shape[1]
         name = "tiled_backward_keys"
+        config, found = self._tiles(name)
+        tiles = found.by_key.full.shape[1]
         passes.launch(
-            name, tiled.tiled_keys, tiles * self.batch * self.heads, tuning.tiled(name, *self.kind, self.size),
-            (*tensors, *self._lists(lists), self.n, self.length, tiles, *self._groups()), self.constants,
+            name, tiled.tiled_keys, tiles * self.batch * self.heads, config,
+            (*tensors, *self._lists(found, found.by_key), self.n, self.length, tiles, *self._groups()), self.constants,
         )  # fmt: skip
 
-    def _lists(self, lists: Lists) -> tuple[Any, ...]:
-        found = self.tables
-        return (
-            self.first, found.of_head, found.order, lists.start, lists.full, lists.tiles, lists.masks, found.masks,
-        )  # fmt: skip
+    def _tiles(self, name: str) -> tuple[Config, Tables]:
+        """Every kernel has tiles of its own size."""
+        found = self.found(tuning.tiled_sizes(name, *self.kind))
+        return tuning.tiled(name, *self.kind, found.size), tables(found)
+
+    def _lists(self, found: Tables, lists: Lists) -> tuple[Any, ...]:
+        return self.first, found.of_head, found.order, lists.start, lists.full, lists.tiles, lists.masks, found.masks
 
     def _groups(self) -> tuple[Any, ...]:
         return self.scale, self.heads, self.batch * self.heads

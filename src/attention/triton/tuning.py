@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from src.attention.tiled.layout import Size
-from src.attention.tiled.plan import Sizes
+from src.attention.tiled.plan import Choice, Sizes
 
 TABLE = Path(__file__).with_name("tuning.json")
 
@@ -58,9 +58,9 @@ def find(kernel: str, device: torch.device, dtype: torch.dtype, qk: int, v: int,
     return _find(kernel, capability(device), dtype.itemsize, _power(qk), _power(v), stride, _power(rows) if rows else 0)
 
 
-def tiled_sizes(device: torch.device, dtype: torch.dtype, qk: int, v: int) -> Sizes:
-    """Give the tile sizes of ``src.attention.tiled`` that a GPU has configurations for, with what a score costs."""
-    return _tiled_sizes(capability(device), dtype.itemsize, _power(qk), _power(v))
+def tiled_sizes(kernel: str, device: torch.device, dtype: torch.dtype, qk: int, v: int) -> Sizes:
+    """Give the tile sizes that a kernel of ``src.attention.triton.tiled`` has configurations for on this GPU."""
+    return _tiled_sizes(kernel, capability(device), dtype.itemsize, _power(qk), _power(v))
 
 
 def tiled(kernel: str, device: torch.device, dtype: torch.dtype, qk: int, v: int, size: Size) -> Config:
@@ -69,20 +69,19 @@ def tiled(kernel: str, device: torch.device, dtype: torch.dtype, qk: int, v: int
 
 
 @cache
-def _tiled_sizes(gpu: str, itemsize: int, qk: int, v: int) -> Sizes:
+def _tiled_sizes(kernel: str, gpu: str, itemsize: int, qk: int, v: int) -> Sizes:
     found = _table().get(gpu, {})
-    first = f"{key('tiled_forward', itemsize, qk, v)} tile"
-    stored = [found[name] for name in found if name.startswith(first)]
-    sizes = [(Size(*one[:2]), one[5] / 100) for one in stored]
-    safe_one = _safe_tiled(itemsize * (qk + v))
-    return tuple(sorted(sizes, key=lambda one: -one[0].queries * one[0].keys)) or ((Size(*safe_one[:2]), 1.0),)
+    stored = [found[name] for name in found if name.startswith(f"{key(kernel, itemsize, qk, v)} tile")]
+    choices = [Choice(Size(*one[:2]), *one[5:7]) for one in stored]
+    smallest_last = sorted(choices, key=lambda one: -one.size.queries * one.size.keys)
+    return tuple(smallest_last) or (Choice(Size(*_safe_tiled(itemsize * (qk + v))[:2])),)
 
 
 @cache
 def _tiled(kernel: str, gpu: str, itemsize: int, qk: int, v: int, size: Size) -> Config:
     found = _table().get(gpu, {}).get(f"{key(kernel, itemsize, qk, v)} tile {size.queries}x{size.keys}")
     if found:
-        return Config(*found[:5])
+        return Config(*found[:5])  # behind it: what a score costs in a full tile, and in one with a mask
     return _safe_tiled(itemsize * (qk + v))._replace(BM=size.queries, BN=size.keys)
 
 

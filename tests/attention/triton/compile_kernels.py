@@ -25,6 +25,7 @@ import torch
 
 from src.attention.patterns import Pattern
 
+TILED = ("tiled_forward", "tiled_backward_queries", "tiled_backward_keys")
 CASES = {
     "strided": Pattern("strided", 128),
     "fixed": Pattern("fixed", 128, 32),
@@ -134,13 +135,15 @@ def compile_tiled(
     q, k = (torch.zeros(1, heads, n, qk, dtype=dtype, requires_grad=True) for _ in range(2))
     v_ = torch.zeros(1, heads, n, v, dtype=dtype, requires_grad=True)
     first = torch.zeros(1, n, dtype=torch.int32)
-    sizes, rows = tuning.tiled_sizes(q.device, dtype, qk, v), []
-    for size, cost in sizes:
-        tuning.tiled_sizes = lambda *_, one=((size, cost),): one  # type: ignore[assignment]
+    sizes = {kernel: tuning.tiled_sizes(kernel, q.device, dtype, qk, v) for kernel in TILED}
+    rows: list[dict[str, Any]] = []
+    for number in range(max(map(len, sizes.values()))):
+        one = {kernel: own[number % len(own)] for kernel, own in sizes.items()}
+        tuning.tiled_sizes = lambda kernel, *_, one=one: (one[kernel],)  # type: ignore[assignment]
         with compiled_launches(arch) as found:
             for documents in (None, first):
                 tiled_attention(q, k, v_, pattern.layer(heads), "triton", 0.1, 0, documents).sum().backward()
-        rows += [row | {"tile": [size.queries, size.keys]} for row in found]
+        rows += [row | {"size": number} for row in found]
     return rows
 
 

@@ -12,6 +12,7 @@ pytest.importorskip("triton")
 
 from src.attention.reference import reference_attention
 from src.attention.tiled.layout import Size
+from src.attention.tiled.plan import Choice
 from src.attention.tiled_operator import tiled_attention
 from src.attention.triton import tuning
 from tests.attention.test_tiled import CASES, LAYERS
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is ther
 
 @pytest.fixture(autouse=True)
 def _small_tiles_and_poisoned_results(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(tuning, "tiled_sizes", lambda *_: ((Size(16, 32), 1.0),))
+    monkeypatch.setattr(tuning, "tiled_sizes", lambda *_: (Choice(Size(16, 32)),))
     new_empty, empty_like = torch.Tensor.new_empty, torch.empty_like
 
     def poisoned(x: torch.Tensor) -> torch.Tensor:
