@@ -174,9 +174,18 @@ def _by_kind(
         own = [h for h, found in enumerate(kinds) if found == kind]
         if own:
             part = tuple(layer[h] for h in own)
-            out = _one_kind(q[:, own], k[:, own], v[:, own], part, kind, taken, scale, span)
+            tensors = _heads(q, own), _heads(k, own), _heads(v, own)
+            out = _one_kind(*tensors, part, kind, taken, scale, span)
             heads |= zip(own, out.unbind(1), strict=True)
     return torch.stack([heads[h] for h in range(len(layer))], dim=2).transpose(1, 2)
+
+
+def _heads(x: Tensor, own: list[int]) -> Tensor:
+    """Some heads, by slices: a list as an index would be copied to the GPU, which no CUDA graph can hold."""
+    firsts = [h for h in own if h - 1 not in own]
+    lasts = [h + 1 for h in own if h + 1 not in own]
+    parts = [x[:, first:last] for first, last in zip(firsts, lasts, strict=True)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _kind(keys: KeySet) -> str:

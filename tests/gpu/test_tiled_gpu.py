@@ -96,7 +96,7 @@ def run(given: list[Tensor], layer: tuple[KeySet, ...], backend: str, documents:
 
 
 def error(found: Tensor, true: Tensor) -> float:
-    return float((found.double() - true).norm() / true.norm().clamp_min(1e-30))
+    return float((found.detach().double() - true).norm() / true.norm().clamp_min(1e-30))
 
 
 def check(
@@ -113,10 +113,13 @@ def check(
     for name, ours, theirs, wanted in zip(("out", "dq", "dk", "dv"), found, peer, true, strict=True):
         bound = 2e-5 if dtype == torch.float32 else 2 * error(theirs, wanted)
         assert not ours.isnan().any(), f"{name} has NaN"
+        if wanted.norm() < 1e-9:  # every query sees itself alone: the exact gradient is 0
+            assert float(ours.detach().abs().max()) < 1e-2
+            continue
         assert error(ours, wanted) <= bound, f"{name}: {error(ours, wanted):.2e}, allowed {bound:.2e}"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """Results start as NaN, so that an element that no kernel writes shows."""
     new_empty, empty_like = torch.Tensor.new_empty, torch.empty_like
@@ -128,6 +131,7 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poisoned(empty_like(*a, **k)))
 
 
+@pytest.mark.usefixtures("_poison")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shared", "packed"), list(product((4, 2, 1), (False, True))))
 @pytest.mark.parametrize("layer", LAYERS)
@@ -135,12 +139,14 @@ def test_kernels(layer: str, shared: int, packed: bool, dtype: str) -> None:
     check(LAYERS[layer], "triton", shared, packed, DTYPES[dtype])
 
 
+@pytest.mark.usefixtures("_poison")
 @pytest.mark.parametrize(("n", "qk", "v"), [(1, 64, 64), (65, 32, 32), (300, 64, 128), (513, 128, 128), (257, 48, 80)])
 def test_odd_shapes(n: int, qk: int, v: int) -> None:
     check(LAYERS["longformer"], "triton", 2, False, torch.bfloat16, n, qk, v)
     check(LAYERS["own"], "triton", 2, True, torch.float32, n, qk, v)
 
 
+@pytest.mark.usefixtures("_poison")
 @pytest.mark.parametrize("size", [(16, 32), (32, 64), (64, 32), (64, 64), (128, 64), (128, 128)])
 def test_every_size_of_tiles(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "tiled_sizes", lambda *_: (Choice(Size(*size)),))
@@ -151,10 +157,11 @@ def test_every_size_of_tiles(size: tuple[int, int], monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_same_bits_every_time_and_from_a_graph(packed: bool) -> None:
-    q, k, v, dout = inputs(700, 2, 64, 64, torch.bfloat16)
+    *given, dout = inputs(700, 2, 64, 64, torch.bfloat16)
     documents = documents_of(700) if packed else None
 
     def run() -> list[Tensor]:
+        q, k, v = (x.detach().requires_grad_() for x in given)  # of the stream that captures
         out = attend(q, k, v, LAYERS["mixed"], "triton", documents=documents)
         return [out, *torch.autograd.grad(out, (q, k, v), dout)]
 
