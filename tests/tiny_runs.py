@@ -123,7 +123,7 @@ def assert_same_outcome(run: Path, other: Path) -> None:
 
 OF_THE_CLOCK = (
     "train/tokens_per_second", "train/step_ms", "train/data_wait", "train/seconds", "train/mfu",
-    "train/mfu_dense_equivalent", "train/peak_rss_gib", "train/peak_memory_gib",
+    "train/mfu_dense_equivalent", "train/mfu_muon", "train/peak_rss_gib", "train/peak_memory_gib",
 )  # fmt: skip
 
 
