@@ -112,7 +112,8 @@ def test_pieces_of_a_short_context_keep_their_documents(pattern):
     network, x, documents = model(pattern, context=36).train(), text()[:, :36], DOCUMENTS[:, :36]
     network.piece = 12
     pieces = []
-    for start, hidden in zip(range(0, 36, 12), network.embedding(x, documents).split(12, dim=1), strict=True):
+    for start, piece in zip(range(0, 36, 12), network.embedding(x, documents).split(12, dim=1), strict=True):
+        hidden = piece
         first = [[max(0, int(at) - start) for at in row[start : start + 12]] for row in documents]
         for block in network.blocks:
             hidden = block(hidden, first=torch.tensor(first, dtype=torch.int32))
