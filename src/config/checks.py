@@ -19,7 +19,7 @@ from src.errors import UserError
 
 # Pixels of a row of each picture data set.
 PICTURE_SIDES = {"cifar10": 32, "imagenet64": 64}
-_ESCAPES = {rb"\n": b"\n", rb"\r": b"\r", rb"\t": b"\t", rb"\0": b"\0", rb"\\": b"\\"}
+_ESCAPES = {rb"\n": b"\n", rb"\r": b"\r", rb"\t": b"\t", rb"\0": b"\0"}
 LONGEST_NAME = 200  # file systems take 255, and a time stamp follows
 _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
@@ -116,7 +116,7 @@ def interleave_ratio(text: str) -> tuple[int, int]:
 
 
 def separator_bytes(text: str) -> bytes:
-    r"""Parse ``data.documents``: UTF-8, in which \n, \r, \t, \0, \\ and \xHH stand for a byte.
+    r"""Parse ``data.documents``: UTF-8, in which \n, \r, \t, \0 and \xHH stand for a byte; \x5c is a backslash.
 
     Raises:
         UserError: nothing, or another backslash.
@@ -124,9 +124,9 @@ def separator_bytes(text: str) -> bytes:
     written = text.encode(errors="surrogateescape")  # as the shell handed it over
     if not written:
         raise UserError("data.documents must have at least one byte, found ''; null is for one text")
-    parts = re.findall(rb"\\x[0-9a-fA-F]{2}|\\[nrt0\\]|[^\\]", written, re.DOTALL)
+    parts = re.findall(rb"\\x[0-9a-fA-F]{2}|\\[nrt0]|[^\\]", written, re.DOTALL)
     if sum(map(len, parts)) < len(written):
-        known = r"\n \r \t \0 \xHH \\"
+        known = r"\n \r \t \0 \xHH (\x5c is one)"
         raise UserError(f"data.documents must have no backslash but those of {known}, found {text!r}")
     return b"".join(_ESCAPES.get(part) or (bytes.fromhex(part[2:].decode()) if part[1:] else part) for part in parts)
 
