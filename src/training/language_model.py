@@ -90,6 +90,7 @@ class LanguageModel(LightningModule):
         self.guard = StepGuard()
         self.step_losses: list[Tensor] = []
         self.step_bytes: list[Tensor] = []
+        self.step_documents: list[Tensor] = []
         self.figures: dict[str, Figure] = {}
 
     @classmethod
@@ -107,6 +108,7 @@ class LanguageModel(LightningModule):
         if micro == 0:
             self.step_losses.clear()
             self.step_bytes.clear()
+            self.step_documents.clear()
             self.set_piece(self.trainer.global_step)
         torch.manual_seed(derived_seed(self.seed, self.trainer.global_step, micro, self.trainer.global_rank))
 
@@ -119,6 +121,8 @@ class LanguageModel(LightningModule):
             loss = self._loss(batch.x, documents=batch.documents)
         self.step_losses.append(loss.detach())
         self.step_bytes.append(batch.x)
+        if batch.documents is not None:
+            self.step_documents.append(batch.documents)
         return loss
 
     def set_piece(self, step: int) -> None:
@@ -156,6 +160,7 @@ class LanguageModel(LightningModule):
             torch.stack(self.step_bytes),
             self.trainer.global_step,
             gradient_scale(self.trainer),
+            torch.stack(self.step_documents) if self.step_documents else None,
         )
 
     def step_bits_per_byte(self) -> Tensor:
