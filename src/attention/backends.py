@@ -82,7 +82,7 @@ def attend(
         raise ValueError(f"first must be {(q.shape[0], q.shape[2])}, found {tuple(first.shape)}")
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     span = Span(offset, first if documents is None else _first_keys(documents, k, offset, q.shape[2]))
-    taken = resolve_backend(backend, layer, q.device)
+    taken = resolve_backend(backend, layer, q.device, documents=span.first is not None)
     nothing = q.is_meta or 0 in (*q.shape, *v.shape)  # no numbers, or none to compute: the shape is what is wanted
     if taken == "reference" or nothing:
         return reference_attention(q, k, v, layer, scale, *span)
@@ -194,7 +194,7 @@ def _one_kind(
     if kind == "dense":
         return _dense(q, k, v, scale)
     computed: Literal["triton", "torch"] = "triton" if taken == "triton" else "torch"
-    if taken == "sdpa":  # dense heads behind a cache, or of documents
+    if taken == "sdpa":  # dense heads behind a cache
         computed = "triton" if q.device.type == "cuda" and triton_problem(q.device) is None else "torch"
     if kind == "tiled":
         return tiled_attention(q, k, v, layer, computed, scale, *span)
