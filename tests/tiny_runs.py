@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -132,3 +133,15 @@ def curve(run: Path) -> list[tuple[str, ...]]:
     lines = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
     kept = [i for i, name in enumerate(lines[0]) if name not in OF_THE_CLOCK]
     return [tuple(line[i] for i in kept) for line in lines]
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Return when the run that a process trains in ``folder`` has logged a step."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout.read()
+        logs = list((folder / "runs").glob("*/metrics.csv"))
+        if logs and any(line.split(",")[0] == str(step) for line in logs[0].read_text().splitlines()):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} was never logged")

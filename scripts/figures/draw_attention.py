@@ -65,15 +65,15 @@ def draw(wanted: argparse.Namespace) -> Path:
     from src.jobs.sampling import restored
     from src.models.attention_maps import learned_attention
 
-    x, row = sequence(wanted, config), picture_row(config)
+    (x, documents), row = sequence(wanted, config), picture_row(config)
     query = query_byte(wanted.query, row, len(x))
     path = wanted.out or run.path / "attention" / f"{wanted.checkpoint}-{_name(wanted)}-byte{query}.png"
-    learned = learned_attention(restored(config, checkpoint), x, query, blocks, heads)
+    learned = learned_attention(restored(config, checkpoint), x, query, blocks, heads, documents)
     return save(path, draw_learned(learned, x.numpy(), row))
 
 
-def sequence(wanted: argparse.Namespace, config: Config) -> Tensor:
-    """Read the sequence whose bytes are predicted: (n,) uint8, n at most the context."""
+def sequence(wanted: argparse.Namespace, config: Config) -> tuple[Tensor, Tensor | None]:
+    """Read the sequence whose bytes are predicted, (n,) uint8, n at most the context, and its documents if any."""
     import numpy as np
     import torch
 
@@ -83,7 +83,7 @@ def sequence(wanted: argparse.Namespace, config: Config) -> Tensor:
 
     row, context = picture_row(config), config.data.context
     if wanted.file is not None and row is not None:
-        return read_picture(wanted.file, row, context)
+        return read_picture(wanted.file, row, context), None
     if wanted.file is not None:
         try:
             raw = wanted.file.read_bytes()[:context]
@@ -91,13 +91,14 @@ def sequence(wanted: argparse.Namespace, config: Config) -> Tensor:
             raise UserError(f"--file {wanted.file} cannot be read: {error.strerror}") from error
         if not raw:
             raise UserError(f"--file {wanted.file} must hold text, found an empty file")
-        return torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+        return torch.frombuffer(bytearray(raw), dtype=torch.uint8), None
     data = prepared_data(config)
     items = data.splits.test if wanted.split == "test" else data.splits.val
     if not 0 <= wanted.item < len(items):
         raise UserError(f"--item must be from 0 to {len(items) - 1} for the {wanted.split} split, found {wanted.item}")
     found = items.batch(np.array([wanted.item]))
-    return found.x[0] if row is not None else found.x[0, : int(found.length[0])]
+    n = int(found.length[0])
+    return found.x[0, :n], None if found.documents is None else found.documents[0, :n]
 
 
 def query_byte(text: str | None, row: int | None, n: int) -> int:

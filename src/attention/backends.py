@@ -50,6 +50,7 @@ def attend(
     *,
     offset: int | None = None,
     documents: Tensor | None = None,
+    first: Tensor | None = None,
 ) -> Tensor:
     """Let every head attend to its key set (sections 4.3 and 5.1).
 
@@ -66,6 +67,7 @@ def attend(
             has position 0. By default the last query has the position of the last key.
         documents: (B, Nk) integers that do not fall along a row: the document of each position. No query sees a key of
             another document than its own. None: there is one.
+        first: (B, Nq) int32, in place of ``documents`` where it is known: the first key that each query may see.
 
     Returns:
         (B, H, Nq, Dv) in the dtype of the inputs, laid out in memory as (B, Nq, H, Dv) by the sparse backends. Rows
@@ -76,9 +78,11 @@ def attend(
     """
     offset = k.shape[2] - q.shape[2] if offset is None and k.dim() == q.dim() == 4 else offset or 0
     _check(q, k, v, layer, offset)
+    if first is not None and first.shape != (q.shape[0], q.shape[2]):
+        raise ValueError(f"first must be {(q.shape[0], q.shape[2])}, found {tuple(first.shape)}")
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
-    span = Span(offset, None if documents is None else _first_keys(documents, k, offset, q.shape[2]))
-    taken = resolve_backend(backend, layer, q.device)
+    span = Span(offset, first if documents is None else _first_keys(documents, k, offset, q.shape[2]))
+    taken = resolve_backend(backend, layer, q.device, documents=span.first is not None)
     nothing = q.is_meta or 0 in (*q.shape, *v.shape)  # no numbers, or none to compute: the shape is what is wanted
     if taken == "reference" or nothing:
         return reference_attention(q, k, v, layer, scale, *span)
@@ -89,13 +93,14 @@ def attend(
     return _by_kind(q, k, v, layer, taken, scale, span)
 
 
-def resolve_backend(name: Backend, layer: tuple[KeySet, ...], device: torch.device) -> str:
+def resolve_backend(name: Backend, layer: tuple[KeySet, ...], device: torch.device, documents: bool = False) -> str:
     """Say which backend is taken, so that the caller can log what ``auto`` means here.
 
     Args:
         name: the backend asked for.
         layer: the key set of every head.
         device: where the tensors live.
+        documents: whether attention stays within documents, which dense heads do not leave to PyTorch.
 
     Returns:
         ``sdpa`` where every head is dense (but for ``reference`` and ``flex``); else ``triton``, ``torch``, ``flex`` or
@@ -115,7 +120,7 @@ def resolve_backend(name: Backend, layer: tuple[KeySet, ...], device: torch.devi
     dense = all(isinstance(keys, Dense) for keys in layer)
     if name == "triton" and (reason := triton_problem(device)) is not None:
         raise ValueError(f"backend triton is not available: {reason}; use torch or auto")
-    if dense:
+    if dense and not documents:
         return "sdpa"
     if name == "auto":
         return "triton" if device.type == "cuda" and triton_problem(device) is None else "torch"
@@ -198,7 +203,7 @@ def _one_kind(
     if kind == "dense":
         return _dense(q, k, v, scale)
     computed: Literal["triton", "torch"] = "triton" if taken == "triton" else "torch"
-    if taken == "sdpa":  # dense heads behind a cache, or of documents
+    if taken == "sdpa":  # dense heads behind a cache
         computed = "triton" if q.device.type == "cuda" and triton_problem(q.device) is None else "torch"
     if kind == "tiled":
         return tiled_attention(q, k, v, layer, computed, scale, *span)

@@ -27,13 +27,15 @@ class AttentionPicture(Callback):
         x: (N,) uint8, the sequence.
         query: the byte whose prediction is shown.
         row: pixels of a row where the sequence is a picture; None for text.
+        documents: (N,) int32, the position at which the document of each byte begins; None: there is one.
     """
 
-    def __init__(self, folder: Path, x: Tensor, query: int, row: int | None) -> None:
+    def __init__(self, folder: Path, x: Tensor, query: int, row: int | None, documents: Tensor | None = None) -> None:
         self.folder = folder
         self.x = x
         self.query = query
         self.row = row
+        self.documents = documents
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``step-N.png``, on the first process alone."""
@@ -49,7 +51,7 @@ class AttentionPicture(Callback):
         blocks = spread(len(model.blocks), MOST_BLOCKS)
         heads = spread(len(model.blocks[0].attention.layer), MOST_HEADS)  # type: ignore[arg-type, union-attr]
         with anything_goes():
-            learned = learned_attention(model, self.x, self.query, blocks, heads)
+            learned = learned_attention(model, self.x, self.query, blocks, heads, self.documents)
         path = self.folder / f"step-{trainer.global_step:07d}.png"
         with warned_if_not_written(str(path)):
             self.folder.mkdir(parents=True, exist_ok=True)

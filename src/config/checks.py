@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, cast, get_args
 
@@ -18,6 +19,7 @@ from src.errors import UserError
 
 # Pixels of a row of each picture data set.
 PICTURE_SIDES = {"cifar10": 32, "imagenet64": 64}
+_ESCAPES = {rb"\n": b"\n", rb"\r": b"\r", rb"\t": b"\t", rb"\0": b"\0"}
 LONGEST_NAME = 200  # file systems take 255, and a time stamp follows
 _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
@@ -35,6 +37,7 @@ def check(config: Config) -> None:
     if config.precision.name == "fp16" and config.trainer.strategy == "fsdp2":
         raise UserError("precision=fp16 does not go with trainer.strategy=fsdp2: take bf16 or fp32, or strategy ddp")
     _check_picture(config)
+    _check_documents(config)
     if config.data.name == "bytes" and config.data.path is None:
         raise UserError("data.path must name a file for data=bytes, found null")
     if not (name := config.name) or not set(name) <= _NAME_CHARACTERS or name.startswith(("-", ".")):
@@ -112,6 +115,22 @@ def interleave_ratio(text: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
+def separator_bytes(text: str) -> bytes:
+    r"""Parse ``data.documents``: UTF-8, in which \n, \r, \t, \0 and \xHH stand for a byte; \x5c is a backslash.
+
+    Raises:
+        UserError: nothing, or another backslash.
+    """
+    written = text.encode(errors="surrogateescape")  # as the shell handed it over
+    if not written:
+        raise UserError("data.documents must have at least one byte, found ''; null is for one text")
+    parts = re.findall(rb"\\x[0-9a-fA-F]{2}|\\[nrt0]|[^\\]", written, re.DOTALL)
+    if sum(map(len, parts)) < len(written):
+        known = r"\n \r \t \0 \xHH (\x5c is one)"
+        raise UserError(f"data.documents must have no backslash but those of {known}, found {text!r}")
+    return b"".join(_ESCAPES.get(part) or (bytes.fromhex(part[2:].decode()) if part[1:] else part) for part in parts)
+
+
 def check_fields(node: Any, prefix: str = "") -> None:
     """Refuse a value that its key cannot have, whatever the other keys are.
 
@@ -177,6 +196,18 @@ def _check_picture(config: Config) -> None:
         )
     if config.model.positions == "image" and config.model.row != side:
         raise UserError(f"model.row must be {side} pixels for data={config.data.name}, found {config.model.row}")
+
+
+def _check_documents(config: Config) -> None:
+    data = config.data
+    given = {"data.documents": data.documents, "data.document_offsets": data.document_offsets}
+    for key, value in given.items():
+        if value is not None and data.name in PICTURE_SIDES:
+            raise UserError(f"{key} must be null for data={data.name}, found {value!r}: each picture is a sequence")
+    if None not in given.values():
+        raise UserError("data.documents and data.document_offsets exclude each other: give one of them")
+    if data.documents is not None:
+        separator_bytes(data.documents)
 
 
 def _check_batches(config: Config) -> None:

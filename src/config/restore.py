@@ -49,6 +49,7 @@ CHANGEABLE = (
     "model.backend",
     "model.cuda_graph",
     "data.path",
+    "data.document_offsets",
     "data.micro_batch",
     "data.eval_batch_size",
     "data.workers",

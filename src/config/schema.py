@@ -72,6 +72,8 @@ class DataConfig:
     micro_batch: int | None = _at_least(1)
     eval_batch_size: int | None = _at_least(1)
     allow_partial: bool
+    documents: str | None
+    document_offsets: str | None
     workers: int = _at_least(0)
 
 

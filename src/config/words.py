@@ -39,7 +39,10 @@ WITHOUT_EFFECT = {
     "hydra.output_subdir": "a run directory has its config.yaml at its root",
     "hydra.mode": "-m makes a sweep",
 }
-PLACES = {"data.path", "paths.data_dir", "paths.output_dir", "resume", "run", "prompt_file", "pictures.file"}
+PLACES = {
+    "data.path", "data.document_offsets", "paths.data_dir", "paths.output_dir", "resume", "run", "prompt_file",
+    "pictures.file",
+}  # fmt: skip
 """Keys of files and folders: ``~`` at the beginning of their value is a home directory, as a shell would have it."""
 WITH_EFFECT = ("hydra.launcher", "hydra.sweeper", "hydra.searchpath", "hydra.help", "hydra.hydra_help")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -200,23 +201,38 @@ class ByteDataModule(LightningDataModule):
 
 
 class WindowDataModule(ByteDataModule):
-    """Base of the text data sets: one raw file that is cut into a training, a validation and a test range."""
+    """Base of the text data sets: one raw file that is cut into a training, a validation and a test range.
+
+    Its documents, where it has some, are those of the whole file: they do not end where a range does.
+    """
+
+    def __init__(self, portions: Portions) -> None:
+        super().__init__(portions)
+        self.bounds = portions.documents
+
+    def facts(self) -> dict[str, Fact]:
+        """Give what identifies the data, and what tells their documents apart."""
+        return {**super().facts(), **self.bounds.facts()}
 
     def windows(self, path: Path, sizes: tuple[int, int, int], label: str, partial: bool, **facts: Fact) -> Splits:
         """Open the ranges of ``sizes`` bytes that follow one another in the file ``path``.
 
         Raises:
-            UserError: the training range is too short for the context, or another one is empty.
+            UserError: the training range is too short for the context, or another one is empty; or the documents
+                cannot be found.
         """
-        train, val, test = sizes
         if min(sizes) < 1:
             raise UserError(
                 f"{path} has {sum(sizes):,} bytes, too few to split into training, validation and test data"
             )
+        documents = self.bounds.of(path, sum(sizes))
+        beginnings = None if documents is None else documents.first
+        ends = itertools.accumulate(sizes, initial=0)
+        stores = [ByteStore(path, start, stop, beginnings) for start, stop in itertools.pairwise(ends)]
         return Splits(
-            TrainWindows(ByteStore(path, 0, train), self.context, self.seed),
-            EvalWindows(ByteStore(path, train, train + val), self.context),
-            EvalWindows(ByteStore(path, train + val, train + val + test), self.context),
+            TrainWindows(stores[0], self.context, self.seed),
+            EvalWindows(stores[1], self.context),
+            EvalWindows(stores[2], self.context),
             label,
             partial,
             {"path": str(path), "size": sum(sizes), **facts},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -16,6 +17,8 @@ from src.data.sampler import IntArray, epoch_offset
 from src.errors import UserError
 
 ByteArray = npt.NDArray[np.uint8]
+Beginnings = Callable[[IntArray, int], Tensor]
+"""From where windows begin in a file, and their width, to where each byte's document does: ``Documents.first``."""
 
 
 class Bytes(NamedTuple):
@@ -24,10 +27,12 @@ class Bytes(NamedTuple):
     Attributes:
         x: the bytes, uint8 (B, n).
         length: how many positions of each row count, int64 (B,); positions from ``length`` on are not scored.
+        documents: the position at which the document of each position begins, int32 (B, n); None: a row is one text.
     """
 
     x: Tensor
     length: Tensor
+    documents: Tensor | None = None
 
 
 class ByteStore:
@@ -37,12 +42,14 @@ class ByteStore:
         path: the file.
         start: first byte of the range.
         stop: one past its last byte.
+        beginnings: of the documents of the file; None: it is one text.
     """
 
-    def __init__(self, path: Path, start: int, stop: int) -> None:
+    def __init__(self, path: Path, start: int, stop: int, beginnings: Beginnings | None = None) -> None:
         self.path = path
         self.start = start
         self.stop = stop
+        self.beginnings = beginnings
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -73,6 +80,13 @@ class ByteStore:
             found = self._map[start : start + width]
             window[: len(found)] = found
         return windows
+
+    def documents(self, starts: IntArray, width: int) -> Tensor | None:
+        """Give where in its window the document of each byte begins, int32 (B, width); None: the file is one text.
+
+        Arguments as those of ``read``. A document that begins before a window begins at 0 there.
+        """
+        return None if self.beginnings is None else self.beginnings(starts + self.start, width)
 
 
 class TrainWindows:
@@ -113,7 +127,7 @@ class TrainWindows:
         offsets = {epoch: epoch_offset(self.context, self.seed, int(epoch)) for epoch in np.unique(epochs)}
         starts = indices * self.context + np.array([offsets[epoch] for epoch in epochs], dtype=np.int64)
         x = torch.from_numpy(self.store.read(starts, self.context))
-        return Bytes(x, torch.full((len(x),), self.context))
+        return Bytes(x, torch.full((len(x),), self.context), self.store.documents(starts, self.context))
 
 
 class EvalWindows:
@@ -140,7 +154,8 @@ class EvalWindows:
         """Read the windows ``indices``, int64 (B,)."""
         starts = indices * self.context
         x = torch.from_numpy(self.store.read(starts, self.context))
-        return Bytes(x, torch.from_numpy(np.minimum(self.context, len(self.store) - starts)))
+        length = torch.from_numpy(np.minimum(self.context, len(self.store) - starts))
+        return Bytes(x, length, self.store.documents(starts, self.context))
 
 
 def split_90_5_5(size: int) -> tuple[int, int, int]:

@@ -1,9 +1,10 @@
-"""In what portions data are read: what every data set is told alike."""
+"""In what portions data are read, and their documents: what every data set is told alike."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from src.data.documents import ONE_TEXT, DocumentBounds
 from src.errors import UserError
 
 
@@ -18,6 +19,7 @@ class Portions:
         micro_batch: sequences of one forward pass on one device; None for the device's share of the batch.
         eval_batch_size: sequences of one evaluation batch on one device; None for the micro-batch.
         workers: loader processes a device.
+        documents: how the documents of a text are told apart; for the text data sets.
 
     Raises:
         UserError: an impossible value; the sentence names its key.
@@ -29,6 +31,7 @@ class Portions:
     micro_batch: int | None = None
     eval_batch_size: int | None = None
     workers: int = 0
+    documents: DocumentBounds = ONE_TEXT
 
     def __post_init__(self) -> None:
         for key in ("context", "batch_size", "micro_batch", "eval_batch_size"):

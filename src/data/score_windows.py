@@ -22,11 +22,13 @@ class Scored(NamedTuple):
         x: the bytes, uint8 (B, n).
         first: first scored position of each row, int64 (B,); those before it are context alone.
         length: one past the last scored position of each row, int64 (B,).
+        documents: as in ``Bytes``.
     """
 
     x: Tensor
     first: Tensor
     length: Tensor
+    documents: Tensor | None = None
 
 
 class ScoreWindows:
@@ -69,7 +71,8 @@ class ScoreWindows:
         starts = indices * (self.context - self.min_context)
         x = torch.from_numpy(self.store.read(starts, self.context))
         first = torch.from_numpy(np.where(indices == 0, 0, self.min_context).astype(np.int64))
-        return Scored(x, first, torch.from_numpy(np.minimum(self.context, len(self.store) - starts)))
+        length = torch.from_numpy(np.minimum(self.context, len(self.store) - starts))
+        return Scored(x, first, length, self.store.documents(starts, self.context))
 
 
 class ScoreBatchSampler(Sampler[list[int]]):

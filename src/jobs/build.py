@@ -32,9 +32,10 @@ from src.callbacks.samples import PictureSamples, TextSamples
 from src.callbacks.stalled_data import StalledData
 from src.callbacks.stop_signal import StopSignal
 from src.checkpoint.lightning_io import SealedCheckpointIO
-from src.config.checks import attention_pattern
+from src.config.checks import attention_pattern, separator_bytes
 from src.config.schema import Config
 from src.data.base import ByteDataModule
+from src.data.documents import DocumentBounds
 from src.data.picture_grid import given_bytes, shown_byte
 from src.data.portions import Portions
 from src.processes.ranks import first_process, place, say_lost
@@ -53,7 +54,7 @@ def data_module(config: Config) -> ByteDataModule:
     """Build the LightningDataModule that ``data`` names."""
     data, data_dir = config.data, Path(config.paths.data_dir)
     sizes = (data.micro_batch, data.eval_batch_size, data.workers)
-    portions = Portions(data.context, data.batch_size, config.seed, *sizes)
+    portions = Portions(data.context, data.batch_size, config.seed, *sizes, documents=document_bounds(config))
     if data.name == "enwik8":
         from src.data.enwik8 import Enwik8
 
@@ -72,6 +73,15 @@ def data_module(config: Config) -> ByteDataModule:
     from src.data.quickstart import Quickstart
 
     return Quickstart(data_dir, portions)
+
+
+def document_bounds(config: Config) -> DocumentBounds:
+    """Say how ``data`` tells documents apart."""
+    separator, offsets = config.data.documents, config.data.document_offsets
+    return DocumentBounds(
+        None if separator is None else separator_bytes(separator),
+        None if offsets is None else Path(offsets).expanduser().absolute(),
+    )
 
 
 def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
@@ -149,7 +159,8 @@ def attention_pictures(config: Config, run: Run, data: ByteDataModule) -> list[C
     row = picture_row(config)
     x = first.x[0] if row is not None else first.x[0, : int(first.length[0])]
     query = len(x) - 1 if row is None else shown_byte(row, len(x))
-    return [AttentionPicture(run.path / "attention", x, query, row)]
+    documents = None if first.documents is None else first.documents[0, : len(x)]
+    return [AttentionPicture(run.path / "attention", x, query, row, documents)]
 
 
 def picture_row(config: Config) -> int | None:

@@ -17,9 +17,11 @@ def check_machine(config: Config) -> None:
     Raises:
         UserError: one sentence with the key, the value found and what is allowed.
     """
-    if config.data.name == "bytes" and not Path(str(config.data.path)).is_file():
-        sought = "" if Path(str(config.data.path)).is_absolute() else f" (sought from {Path.cwd()})"
-        raise UserError(f"data.path must be an existing file, found {config.data.path}{sought}")
+    files = {"data.path": config.data.path if config.data.name == "bytes" else None}
+    for key, name in (files | {"data.document_offsets": config.data.document_offsets}).items():
+        if name is not None and not Path(name).is_file():
+            sought = "" if Path(name).is_absolute() else f" (sought from {Path.cwd()})"
+            raise UserError(f"{key} must be an existing file, found {name}{sought}")
     check_wandb(config.logger)
     check_ranks(config.trainer.devices, config.trainer.num_nodes)
     wants_gpu = config.trainer.accelerator == "gpu" or config.precision.name == "fp16"

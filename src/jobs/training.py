@@ -16,6 +16,7 @@ from src.checkpoint.file import METRICS_ROWS, METRICS_WAITING, check_model, entr
 from src.checkpoint.shelf import all_rows, remove_drafts
 from src.config.schema import Config
 from src.data.base import ByteDataModule
+from src.data.documents import ONE_TEXT
 from src.errors import UserError, said_if_out_of_memory
 from src.jobs import build
 from src.jobs.machine import check_machine
@@ -103,12 +104,17 @@ def introduce(
     parameters = model.model.parameter_count()
     layer = model.model.pattern.layer(config.model.heads)
     device = trainer.strategy.root_device
-    backend = resolve_backend(cast(Any, config.attention.backend), layer, device)
+    documents = build.document_bounds(config) != ONE_TEXT
+    backend = resolve_backend(cast(Any, config.attention.backend), layer, device, documents)
     blocks = resolve_block_backend(cast(Any, config.model.backend), device, torch.float32)
     log.info("run directory %s", run.path)
     log.info("data %s", ", ".join(f"{key} {value}" for key, value in facts.items()))
     log.info("model with %s parameters, context %s", f"{parameters:,}", f"{config.data.context:,}")
     log.info("attention %s (%s), backend %s", config.attention.pattern, config.attention.mode, backend)
+    if documents:
+        lists = ", every pattern over lists of tiles" if backend in ("triton", "torch") else ""
+        log.info("attention stays within documents%s", lists)
+        log.info("FLOPs and train/mfu count the pattern as if there were one document: an upper bound")
     log.info("residual blocks %s, recompute %s", blocks, config.model.recompute)
     if device.type == "cuda" and (problem := triton_problem(device)):
         log.warning("no kernels of our own on this GPU: %s", problem)

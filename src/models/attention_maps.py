@@ -16,7 +16,9 @@ from src.models.sparse_transformer import SparseTransformer
 
 
 @torch.no_grad()
-def attention_weights(model: SparseTransformer, x: Tensor, queries: Tensor) -> list[Tensor]:
+def attention_weights(
+    model: SparseTransformer, x: Tensor, queries: Tensor, documents: Tensor | None = None
+) -> list[Tensor]:
     """Compute the attention weights of some positions in every block and head, from the network's own q and k.
 
     Position t predicts byte t and holds byte t - 1 (the start symbol at 0); so does key position j. Memory and time are
@@ -26,6 +28,7 @@ def attention_weights(model: SparseTransformer, x: Tensor, queries: Tensor) -> l
         model: the network.
         x: (N,) bytes of any integer dtype.
         queries: (Q,) int64 positions below N.
+        documents: (N,) int32, the position at which the document of each position begins; None: ``x`` is one.
 
     Returns:
         One float32 tensor (H, Q, N) a block: rows sum to 1 and are 0 outside the head's key set; a row without any key
@@ -34,21 +37,24 @@ def attention_weights(model: SparseTransformer, x: Tensor, queries: Tensor) -> l
     training = model.training
     model.eval()
     try:
-        hidden = model.embedding(x[None])
+        first = None if documents is None else documents[None].to(x.device)
+        hidden = model.embedding(x[None], first)
         table = None if model.rotary is None else model.rotary(0, len(x))
         weights = []
         for block in model.blocks:
             assert isinstance(block, ResidualBlock)
-            weights.append(_block_weights(block, hidden, queries.to(x.device), table))
-            hidden = block.forward(hidden, table=table)  # not block(...): its hooks would call for FSDP2's other ranks
+            weights.append(_block_weights(block, hidden, queries.to(x.device), table, first))
+            # not block(...): its hooks would call for FSDP2's other ranks
+            hidden = block.forward(hidden, table=table, first=first)
     finally:
         model.train(training)
     return weights
 
 
 def learned_attention(
-    model: SparseTransformer, x: Tensor, query: int, blocks: Sequence[int], heads: Sequence[int]
-) -> Learned:
+    model: SparseTransformer, x: Tensor, query: int, blocks: Sequence[int], heads: Sequence[int],
+    documents: Tensor | None = None,
+) -> Learned:  # fmt: skip
     """Compute what some blocks and heads attend to when byte ``query`` is predicted, for ``draw_learned``.
 
     Args:
@@ -57,8 +63,10 @@ def learned_attention(
         query: position below N.
         blocks: numbers of the residual blocks, from 0.
         heads: numbers of the heads, from 0.
+        documents: (N,) int32, as in ``attention_weights``.
     """
-    found = attention_weights(model, x[: query + 1].to(model.output.weight.device), torch.tensor([query]))
+    documents = None if documents is None else documents[: query + 1]
+    found = attention_weights(model, x[: query + 1].to(model.output.weight.device), torch.tensor([query]), documents)
     weights = torch.stack([found[block][list(heads), 0] for block in blocks])
     names = []
     for block in blocks:
@@ -67,15 +75,18 @@ def learned_attention(
     return Learned(query, weights.cpu().numpy(), blocks, heads, names)
 
 
-def _block_weights(block: ResidualBlock, hidden: Tensor, queries: Tensor, table: Tensor | None) -> Tensor:
+def _block_weights(
+    block: ResidualBlock, hidden: Tensor, queries: Tensor, table: Tensor | None, first: Tensor | None
+) -> Tensor:
     attention = block.attention
     q, k, _ = attention.queries_keys_values(block.attention_norm(hidden), table)
     scores = torch.einsum("qhd,nhd->hqn", q[0, queries].float(), k[0].float()) / math.sqrt(q.shape[-1])
-    return torch.stack([_softmax(s, keys, queries) for s, keys in zip(scores, attention.layer, strict=True)])
+    first = torch.zeros_like(queries) if first is None else first[0, queries]
+    return torch.stack([_softmax(s, keys, queries, first) for s, keys in zip(scores, attention.layer, strict=True)])
 
 
-def _softmax(scores: Tensor, keys: KeySet, queries: Tensor) -> Tensor:
-    """Softmax over the key set of each query: ``scores`` and the result are (Q, N)."""
+def _softmax(scores: Tensor, keys: KeySet, queries: Tensor, first: Tensor) -> Tensor:
+    """Softmax over the key set of each query from its first key on: ``scores`` and the result are (Q, N)."""
     j = torch.arange(scores.shape[-1], device=scores.device)[None, :]
-    seen = keys.sees(queries[:, None], j) & (j <= queries[:, None])
+    seen = keys.sees(queries[:, None], j) & (j <= queries[:, None]) & (j >= first[:, None])
     return scores.masked_fill(~seen, -torch.inf).softmax(-1).masked_fill(~seen, 0.0)

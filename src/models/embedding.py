@@ -80,18 +80,23 @@ class ByteEmbedding(nn.Module):
         for table in self.position:
             nn.init.normal_(table.weight, std=std / math.sqrt(len(self.position)))  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, documents: Tensor | None = None) -> Tensor:
         """Embed ``x``.
 
         Args:
             x: (B, N) symbols of any integer dtype, N at most ``context``.
+            documents: (B, N), the position at which the document of each position begins; None: a row is one.
 
         Returns:
-            (B, N, width): position t holds symbol t - 1 (the start symbol at 0) and the place of symbol t.
+            (B, N, width): position t holds symbol t - 1 (the start symbol where a document begins) and the place of
+            symbol t in the row.
         """
         shifted = torch.cat([x.new_full((x.shape[0], 1), 0, dtype=torch.int64), x[:, :-1].long()], dim=1)
         shifted[:, 0] = self.start
         shifted = shifted[:, : x.shape[1]]  # of nothing, nothing
+        if documents is not None:
+            begins = documents == torch.arange(x.shape[1], device=x.device)
+            shifted = shifted.masked_fill(begins, self.start)
         hidden: Tensor = self.token(shifted)
         for table, coordinate in zip(self.position, self.coordinates, strict=True):
             hidden = hidden + table(coordinate[: x.shape[1]])

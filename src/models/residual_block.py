@@ -63,15 +63,16 @@ class SparseAttention(nn.Module):
         self.project_in = nn.Linear(width, sum(self.widths), bias=bias)
         self.project_out = nn.Linear(width, width, bias=bias)
 
-    def forward(self, x: Tensor, table: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor | None = None, first: Tensor | None = None) -> Tensor:
         """Attend.
 
         Args:
             x: (B, N, width), as is the result.
             table: rotary positions (2, N, d_head / 2), or None.
+            first: (B, N) int32, the first position that each one may see; None: any.
         """
         q, k, v = (part.transpose(1, 2) for part in self.queries_keys_values(x, table))
-        out = attend(q, k, v, self.layer, self.backend)
+        out = attend(q, k, v, self.layer, self.backend, first=first)
         return self.project_out(out.transpose(1, 2).flatten(2))
 
     def queries_keys_values(self, x: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,7 +149,9 @@ class ResidualBlock(nn.Module):
         for linear in (self.attention.project_out, self.feed_forward.contract):
             _init_linear(linear, 0.0 if zero_outputs else scale / math.sqrt(2 * blocks))
 
-    def forward(self, hidden: Tensor, seed: Tensor | None = None, table: Tensor | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, seed: Tensor | None = None, table: Tensor | None = None, first: Tensor | None = None
+    ) -> Tensor:
         """Add both branches to the residual stream.
 
         Args:
@@ -156,15 +159,16 @@ class ResidualBlock(nn.Module):
             seed: (1,) int64, of the fused block's dropout; without it nothing is dropped there. The eager block draws
                 from PyTorch's generator.
             table: rotary positions (2, N, d_head / 2), or None.
+            first: (B, N) int32, the first position that each one may see; None: any.
         """
         if resolve_block_backend(self.backend, hidden.device, hidden.dtype) == "fused":
-            return self._fused(hidden, seed, table)
+            return self._fused(hidden, seed, table, first)
         if self.recompute == "block" and self.training:
-            return checkpoint(self._eager, hidden, table, use_reentrant=False)
-        return self._eager(hidden, table)
+            return checkpoint(self._eager, hidden, table, first, use_reentrant=False)
+        return self._eager(hidden, table, first)
 
-    def _eager(self, hidden: Tensor, table: Tensor | None) -> Tensor:
-        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), table))
+    def _eager(self, hidden: Tensor, table: Tensor | None, first: Tensor | None) -> Tensor:
+        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), table, first))
         if self.recompute == "light" and self.training:
             return hidden + checkpoint(self._second_branch, hidden, use_reentrant=False)
         return hidden + self._second_branch(hidden)
@@ -172,7 +176,7 @@ class ResidualBlock(nn.Module):
     def _second_branch(self, hidden: Tensor) -> Tensor:
         return self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
 
-    def _fused(self, hidden: Tensor, seed: Tensor | None, table: Tensor | None) -> Tensor:
+    def _fused(self, hidden: Tensor, seed: Tensor | None, table: Tensor | None, first: Tensor | None) -> Tensor:
         from src.models.fused.residual_block import Plan, fused_block
 
         attention, feed_forward = self.attention, self.feed_forward
@@ -183,7 +187,7 @@ class ResidualBlock(nn.Module):
             self.feed_forward_norm, feed_forward.expand, feed_forward.contract,
         )  # fmt: skip
         parameters = (getattr(part, name, None) for part in parts for name in ("weight", "bias"))
-        return fused_block(hidden, seed, table, plan, tuple(parameters))
+        return fused_block(hidden, seed, table, first, plan, tuple(parameters))
 
 
 def _init_linear(linear: nn.Linear, scale: float) -> None:

@@ -112,25 +112,30 @@ class SparseTransformer(nn.Module):
             block.init_weights(len(self.blocks), scale, zero_outputs)  # type: ignore[operator]
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, x: Tensor, seed: Tensor | None = None) -> Tensor:
-        """Predict every byte from the bytes before it.
+    def forward(self, x: Tensor, seed: Tensor | None = None, documents: Tensor | None = None) -> Tensor:
+        """Predict every byte from the bytes before it in its document.
+
+        The first byte of a document is predicted from the start symbol alone, as that of a sequence is. Learned
+        position embeddings count from the beginning of the row all the same; rotary positions are distances.
 
         Args:
             x: (B, N) bytes of any integer dtype, N at most ``context``, in training a multiple of ``piece``.
             seed: (1,) int64 below 2**62 on the device of ``x``, of the fused blocks' dropout; in training drawn from
                 PyTorch's generator if it is not given.
+            documents: (B, N) int32, the position at which the document of each position begins; None: a row is one.
 
         Returns:
             (B, N, 256) logits: position t scores byte t of ``x``.
         """
         if x.shape[1] > self.context:
             raise ValueError(f"a sequence may have at most {self.context} positions, found {x.shape[1]}")
-        hidden = self.embedding(x)
+        hidden, first = self.embedding(x, documents), documents
         if self.training and self.piece is not None:
             hidden = hidden.reshape(-1, self.piece, hidden.shape[-1])  # positions keep their embeddings
+            first = None if documents is None else _in_pieces(documents, self.piece)
         table = None if self.rotary is None else self.rotary(0, hidden.shape[1])  # a piece has its own positions
         for block, own in zip(self.blocks, self._block_seeds(seed, x.device), strict=True):
-            hidden = block(hidden, own, table)
+            hidden = block(hidden, own, table, first)
         return self.output(self.norm(hidden.reshape(*x.shape, hidden.shape[-1])))
 
     def _block_seeds(self, seed: Tensor | None, device: torch.device) -> Sequence[Tensor | None]:
@@ -143,3 +148,9 @@ class SparseTransformer(nn.Module):
     def parameter_count(self) -> int:
         """Number of trained parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def _in_pieces(first: Tensor, piece: int) -> Tensor:
+    """Turn first positions (B, N) into those of pieces of rows, (B * N / piece, piece), counted in the piece."""
+    begins = torch.arange(first.shape[1] // piece, device=first.device, dtype=first.dtype) * piece
+    return (first.unflatten(1, (-1, piece)) - begins[:, None]).clamp(min=0).flatten(0, 1)

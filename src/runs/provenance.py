@@ -56,7 +56,7 @@ def data_changes(file: Path, data: dict[str, Any]) -> list[str]:
         before = json.loads(file.read_text().splitlines()[-1]).get("data") or {}
     except (OSError, ValueError, IndexError, AttributeError):
         return []
-    names = [name for name in before if name in ("size", "sha256", "partial") and name in data]
+    names = [name for name in before if name in ("size", "sha256", "partial", "offsets_sha256") and name in data]
     return [f"{name} was {before[name]}, is {data[name]}" for name in names if before[name] != data[name]]
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Inputs = tuple[Tensor, Tensor, Tensor | None]
 WARM_UP = 2  # calls before the capture: kernels are compiled, and libraries choose theirs
 
 
@@ -22,24 +23,32 @@ class CapturedLoss:
 
     Args:
         model: holds the parameters; in training mode.
-        loss: from bytes (B, N) and a seed (1,) to a scalar, with no synchronization and nothing drawn by PyTorch.
+        loss: from bytes (B, N), a seed (1,) and documents (B, N) or None to a scalar, with no synchronization and
+            nothing drawn by PyTorch.
     """
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         self.loss = _LossOf(model, loss)
         self.graphs: _Graphs | None = None
 
-    def __call__(self, x: Tensor, seed: Tensor) -> Tensor:
-        """The loss of bytes (B, N), a scalar with gradient; ``seed`` (1,) int64 is dropout's."""
+    def __call__(self, x: Tensor, seed: Tensor, documents: Tensor | None = None) -> Tensor:
+        """The loss of bytes (B, N), a scalar with gradient.
+
+        Args:
+            x: the bytes.
+            seed: (1,) int64, of dropout.
+            documents: (B, N) int32, where the document of each byte begins, or None.
+        """
+        inputs: Inputs = (x, seed, documents)
         parameters = {name: p for name, p in self.loss.named_parameters() if p.requires_grad}
         if self.graphs is None:
             kind = x.device.type
             dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
             with torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False):  # casts belong into the graph
-                self.graphs = _Graphs(self.loss, x.clone(), seed.clone(), parameters)
-        if x.shape != self.graphs.x.shape:
-            return self.loss.forward(x, seed)
-        loss: Tensor = _Replay.apply(self.graphs, x, seed, *parameters.values())
+                self.graphs = _Graphs(self.loss, inputs, parameters)
+        if _shapes(inputs) != self.graphs.shapes:
+            return self.loss.forward(*inputs)
+        loss: Tensor = _Replay.apply(self.graphs, *inputs, *parameters.values())
         return loss
 
     def forget(self) -> None:
@@ -61,8 +70,8 @@ class _LossOf(nn.Module):
         self.model = model
         self.loss = loss
 
-    def forward(self, x: Tensor, seed: Tensor) -> Tensor:
-        return self.loss(x, seed)
+    def forward(self, x: Tensor, seed: Tensor, documents: Tensor | None) -> Tensor:
+        return self.loss(x, seed, documents)
 
 
 class _Graphs:
@@ -73,12 +82,13 @@ class _Graphs:
     threads (loading, pinning, NCCL's) may use the device meanwhile, so only this thread's calls count for the capture.
     """
 
-    def __init__(self, loss: _LossOf, x: Tensor, seed: Tensor, parameters: dict[str, nn.Parameter]) -> None:
-        self.x, self.seed = x, seed
+    def __init__(self, loss: _LossOf, inputs: Inputs, parameters: dict[str, nn.Parameter]) -> None:
+        self.inputs = tuple(None if given is None else given.clone() for given in inputs)
+        self.shapes = _shapes(inputs)
 
         def begun() -> tuple[Tensor, tuple[Tensor, ...]]:
             aliases = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
-            return functional_call(loss, aliases, (x, seed)), tuple(aliases.values())
+            return functional_call(loss, aliases, self.inputs), tuple(aliases.values())
 
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
@@ -95,12 +105,19 @@ class _Graphs:
         self.result = result.detach()
 
 
+def _shapes(inputs: Inputs) -> list[torch.Size | None]:
+    return [None if given is None else given.shape for given in inputs]
+
+
 class _Replay(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, graphs: _Graphs, x: Tensor, seed: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, graphs: _Graphs, x: Tensor, seed: Tensor, documents: Tensor | None, *parameters: Tensor
+    ) -> Tensor:
         ctx.graphs = graphs
-        graphs.x.copy_(x)
-        graphs.seed.copy_(seed)
+        for memory, given in zip(graphs.inputs, (x, seed, documents), strict=True):
+            if memory is not None and given is not None:
+                memory.copy_(given)
         graphs.forward.replay()
         return graphs.result.clone()
 
@@ -109,4 +126,4 @@ class _Replay(torch.autograd.Function):
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
         ctx.graphs.d_loss.copy_(d_loss)
         ctx.graphs.backward.replay()
-        return (None, None, None, *(g.detach() for g in ctx.graphs.gradients))
+        return (None, None, None, None, *(g.detach() for g in ctx.graphs.gradients))

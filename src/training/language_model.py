@@ -25,10 +25,17 @@ PAPER = OptimizerSettings()
 
 
 class Batch(NamedTuple):
-    """What a step needs: bytes (B, N) of any integer dtype, and how many of each row are scored, int64 (B,)."""
+    """What a step needs.
+
+    Attributes:
+        x: bytes (B, N) of any integer dtype.
+        length: how many of each row are scored, int64 (B,).
+        documents: (B, N) int32, the position at which the document of each position begins; None: a row is one.
+    """
 
     x: Tensor
     length: Tensor
+    documents: Tensor | None = None
 
 
 class Figure(NamedTuple):
@@ -83,6 +90,7 @@ class LanguageModel(LightningModule):
         self.guard = StepGuard()
         self.step_losses: list[Tensor] = []
         self.step_bytes: list[Tensor] = []
+        self.step_documents: list[Tensor] = []
         self.figures: dict[str, Figure] = {}
 
     @classmethod
@@ -100,6 +108,7 @@ class LanguageModel(LightningModule):
         if micro == 0:
             self.step_losses.clear()
             self.step_bytes.clear()
+            self.step_documents.clear()
             self.set_piece(self.trainer.global_step)
         torch.manual_seed(derived_seed(self.seed, self.trainer.global_step, micro, self.trainer.global_rank))
 
@@ -107,11 +116,13 @@ class LanguageModel(LightningModule):
         """Mean -ln p of the bytes of one micro-batch."""
         if self.captures(batch.x.device):
             seed = torch.full((1,), int(torch.randint(2**62, ())), device=batch.x.device)
-            loss = self.captured(batch.x, seed)
+            loss = self.captured(batch.x, seed, batch.documents)
         else:
-            loss = self._loss(batch.x)
+            loss = self._loss(batch.x, documents=batch.documents)
         self.step_losses.append(loss.detach())
         self.step_bytes.append(batch.x)
+        if batch.documents is not None:
+            self.step_documents.append(batch.documents)
         return loss
 
     def set_piece(self, step: int) -> None:
@@ -149,6 +160,7 @@ class LanguageModel(LightningModule):
             torch.stack(self.step_bytes),
             self.trainer.global_step,
             gradient_scale(self.trainer),
+            torch.stack(self.step_documents) if self.step_documents else None,
         )
 
     def step_bits_per_byte(self) -> Tensor:
@@ -178,11 +190,11 @@ class LanguageModel(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _loss(self, x: Tensor, seed: Tensor | None = None) -> Tensor:
-        return self._nats(x, seed).mean()
+    def _loss(self, x: Tensor, seed: Tensor | None = None, documents: Tensor | None = None) -> Tensor:
+        return self._nats(x, seed, documents).mean()
 
-    def _nats(self, x: Tensor, seed: Tensor | None = None) -> Tensor:
-        logits = self.model(x, seed).flatten(0, 1)
+    def _nats(self, x: Tensor, seed: Tensor | None = None, documents: Tensor | None = None) -> Tensor:
+        logits = self.model(x, seed, documents).flatten(0, 1)
         if logits.dtype != torch.float64 and self._fused(x.device):
             from src.models.fused.loss import cross_entropy
 
@@ -203,7 +215,7 @@ class LanguageModel(LightningModule):
             "data.eval_batch_size"
         )
         with said_if_out_of_memory(lambda: too_large):
-            self._metric(split).update(self._nats(batch.x), scored)
+            self._metric(split).update(self._nats(batch.x, documents=batch.documents), scored)
 
     def _log_figure(self, split: str) -> None:
         metric = self._metric(split)

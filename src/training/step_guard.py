@@ -30,11 +30,12 @@ class StepGuard:
         """Norm of the last step's gradients before clipping, a float32 scalar on the device."""
         self.first: dict[str, Tensor] = {}
         """What began the last row of steps in trouble: ``loss``, ``norm`` and ``step`` (scalars; the step is the number
-        of steps done before) and ``x``, the bytes (micro-batches, B, N) of this rank."""
+        of steps done before), ``x``, the bytes (micro-batches, B, N) of this rank, and ``documents`` if it has some."""
 
     def admit(
-        self, optimizer: Optimizer, loss: Tensor, norm: Tensor, x: Tensor, step: int, scale: Tensor | None = None
-    ) -> None:
+        self, optimizer: Optimizer, loss: Tensor, norm: Tensor, x: Tensor, step: int, scale: Tensor | None = None,
+        documents: Tensor | None = None,
+    ) -> None:  # fmt: skip
         """Let the optimizer's next step change something if all is finite.
 
         Args:
@@ -44,6 +45,7 @@ class StepGuard:
             x: the bytes of the step, as in ``first``.
             step: optimizer steps done before this one.
             scale: of the loss where it is scaled, a scalar.
+            documents: where the document of each of the bytes begins, as ``x``; None: there is one a row.
         """
         if self.counts is None:
             self.counts = torch.zeros(3, dtype=torch.int64, device=norm.device)
@@ -57,6 +59,8 @@ class StepGuard:
         row = (row + 1) * trouble
         self.counts = torch.stack((row, torch.maximum(longest, row), total + skipped))
         now = {"loss": loss, "norm": norm, "x": x, "step": torch.full((), step, device=norm.device)}
+        if documents is not None:
+            now["documents"] = documents
         self.norm = norm
         self.first = {
             name: torch.where(row == 1, value, self.first[name]) if name in self.first else value.clone()

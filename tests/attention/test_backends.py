@@ -54,6 +54,9 @@ def test_auto_is_triton_on_a_gpu_where_it_can_run(monkeypatch: pytest.MonkeyPatc
     assert resolve_backend("triton", STRIDED, CUDA) == "triton"
     assert resolve_backend("torch", STRIDED, CUDA) == "torch"
     assert resolve_backend("auto", DENSE, CUDA) == "sdpa"
+    assert resolve_backend("auto", DENSE, CUDA, documents=True) == "triton"
+    assert resolve_backend("torch", DENSE, CUDA, documents=True) == "torch"
+    assert resolve_backend("auto", DENSE, CPU, documents=True) == "torch"
 
 
 def test_without_triton_auto_is_torch_and_triton_is_refused(no_triton: None) -> None:

@@ -65,6 +65,8 @@ VALUES = {
     "data.micro_batch": counts | one_of("null"),
     "data.eval_batch_size": counts | one_of("null", 1000),
     "data.allow_partial": switches,
+    "data.documents": one_of("null", "block", "' '", "a", r"\q", "''", "nowhere"),
+    "data.document_offsets": one_of("null", "corpus.txt", "nowhere.npy"),
     "recipe": one_of("paper", "modern", "old"),
     "optimizer": one_of("adamw", "muon", "sgd"),
     "optimizer.name": one_of("adamw", "muon", "sgd"),

@@ -21,6 +21,7 @@ from tests.data.test_enwik8 import CONTENT, Small
 
 PROGRAMS["prepare"] = prepare_imagenet64.main
 OWN = "train data=bytes data.path=corpus.txt data.context=64 attention.stride=8 attention.summary=2 logger=csv"
+OFFSETS = "data.document_offsets=offsets"
 ENWIK8 = (
     "train experiment=enwik8 data.context=64 attention=dense logger=csv paths.data_dir=data trainer.accelerator=cpu"
 )
@@ -50,6 +51,10 @@ def enwik8(name, content, sentence, **more):
 
 def own(sentence, prepare, **more):
     return Bad(OWN, sentence, prepare, **more)
+
+
+def documents(key, sentence, prepare=lambda folder: None, **more):
+    return Bad(f"{OWN} {key}", sentence, all_of(file("corpus.txt", b"hello, yo" * 111), prepare), **more)
 
 
 def link(name, target):
@@ -132,6 +137,24 @@ TABLE = {
     "shorter than the context": own("data.context must be at most", file("corpus.txt", b"x" * 100)),
     "without rights": own("data.path cannot be read .Permission denied.", file("corpus.txt", "x" * 999, 0),
                           around=as_anybody),
+    # its documents
+    "a separator that is nowhere": documents("data.documents=;;", "data.documents must stand somewhere in "),
+    "offsets as a separator": documents("data.documents=o.npy", ".* file of .* is data.document_offsets=FILE"),
+    "no offsets": documents(OFFSETS, "data.document_offsets must be an existing file, found offsets"),
+    "offsets in a folder": documents(
+        OFFSETS, "data.document_offsets must be an existing file", lambda f: (f / "offsets").mkdir()
+    ),
+    "offsets without rights": documents(
+        OFFSETS, "data.document_offsets cannot be read .Permission denied.", file("offsets", "0", 0), around=as_anybody
+    ),
+    "offsets of words": documents(OFFSETS, "data.document_offsets must be .*found 'x'", file("offsets", "0 x")),
+    "offsets that fall": documents(OFFSETS, "data.document_offsets must ascend, found 9 ", file("offsets", "0 9 8")),
+    "offsets behind the end": documents(
+        OFFSETS, "data.document_offsets must be .*below the 999 bytes of the text, found 999", file("offsets", "0 999")
+    ),
+    "offsets in an archive": documents(
+        f"{OFFSETS}.npy", "data.document_offsets must be a .npy file", file("offsets.npy", zipped([("a", b"a")]))
+    ),
     "too long a name": Bad(OWN.replace("corpus.txt", "x" * 300), ".*File name too long"),
     # enwik8
     "enwik8: cut short": enwik8("enwik8", CONTENT[:-1], f".*{SHORTER}, found 49,999", left=SUM),

@@ -63,6 +63,19 @@ TABLE = {
         f"{CORPUS} data.context=64 optimizer.short_context_steps=5 optimizer.short_context=24",
         r"optimizer.short_context must divide data.context \(64\), found 24",
     ),
+    "no byte between documents": train(f"{CORPUS} data.documents=''", "data.documents must have at least one byte"),
+    "an escape that is none": train(
+        rf"{CORPUS} data.documents=a\q", r"data.documents must have no backslash but those of .*, found 'a\\\\q'"
+    ),
+    "documents told apart twice": train(
+        f"{CORPUS} data.documents=; data.document_offsets=o", "data.documents and data.document_offsets exclude each"
+    ),
+    "documents of pictures": train(
+        "experiment=cifar10 data.documents=;", "data.documents must be null for data=cifar10, found ';'"
+    ),
+    "offsets in pictures": train(
+        "experiment=imagenet64 data.document_offsets=o.npy", "data.document_offsets must be null for data=imagenet64"
+    ),
     "text positions, picture size": train("experiment=cifar10 data.context=3000", "data.context must be 3072"),
     "context beyond the file": train(
         f"{CORPUS} data.context=30000 logger=csv", "data.context must be at most 13,500 for the 27,000 training bytes"

@@ -88,14 +88,16 @@ def test_the_batch_in_the_dump_is_the_one_that_began_the_row(tmp_path):
         batches: list
 
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            self.batches.append(batch.x.clone())
+            self.batches.append((batch.x.clone(), batch.documents.clone()))
 
-    run, poison = new_run(tmp_path, "watch.nonfinite_steps=2", "data.micro_batch=2"), Batches((2, 5, 6))
+    changes = ("watch.nonfinite_steps=2", "data.micro_batch=2", "data.documents=window ")
+    run, poison = new_run(tmp_path, *changes), Batches((2, 5, 6))
     poison.batches = []
     with pytest.raises(UserError):
         train(run, poison)
     dump = torch.load(run.path / "nonfinite-step-0000005.pt", weights_only=True)
-    assert torch.equal(dump["x"], torch.stack(poison.batches[10:12]))
+    for name, wanted in zip(("x", "documents"), zip(*poison.batches[10:12], strict=True), strict=True):
+        assert torch.equal(dump[name], torch.stack(wanted))
 
 
 def test_a_row_before_a_checkpoint_ends_a_resumed_run_only_if_it_goes_on():

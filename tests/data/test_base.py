@@ -79,7 +79,9 @@ def test_evaluation_scores_every_byte_once_over_all_devices(file: Path, split: s
         data = module(file, place={"global_rank": rank, "world_size": world}, eval_batch_size=2)
         loaded = list(getattr(data, f"{split}_dataloader")())
         batches.add(len(loaded))
-        rows += [x[:length].numpy().tobytes() for batch in loaded for x, length in zip(*batch, strict=True)]
+        rows += [
+            x[:length].numpy().tobytes() for batch in loaded for x, length in zip(batch.x, batch.length, strict=True)
+        ]
     content = file.read_bytes()
     expected = content[902:952] if split == "val" else content[952:]
     windows = [expected[start : start + CONTEXT] for start in range(0, len(expected), CONTEXT)]

@@ -58,9 +58,9 @@ def test_evaluation_windows_cover_every_byte_once(tmp_path: Path, size: int, con
     content = write(tmp_path / "file", before + size + 3)
     windows = EvalWindows(ByteStore(tmp_path / "file", before, before + size), context)
     batch = windows.batch(np.arange(len(windows)))
-    scored = b"".join(row[:length].numpy().tobytes() for row, length in zip(*batch, strict=True))
+    scored = b"".join(row[:length].numpy().tobytes() for row, length in zip(batch.x, batch.length, strict=True))
     assert scored == content[before : before + size]
-    assert all(not row[length:].any() for row, length in zip(*batch, strict=True))
+    assert all(not row[length:].any() for row, length in zip(batch.x, batch.length, strict=True))
     assert str(batch.x.dtype) == "torch.uint8" and str(batch.length.dtype) == "torch.int64"
 
 

@@ -77,7 +77,9 @@ def refusal(folder: Path, **options: Any) -> str:
 def held_out(data: Enwik8) -> bytes:
     loaders = (data.val_dataloader(), data.test_dataloader())
     batches = [batch for loader in loaders for batch in loader]
-    return b"".join(x[:length].numpy().tobytes() for batch in batches for x, length in zip(*batch, strict=True))
+    return b"".join(
+        x[:length].numpy().tobytes() for batch in batches for x, length in zip(batch.x, batch.length, strict=True)
+    )
 
 
 @pytest.mark.parametrize("where", [".", "enwik8"])

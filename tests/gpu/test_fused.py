@@ -50,10 +50,10 @@ def model(
     return LanguageModel(network, max_steps=10, optimizer=optimizer, cuda_graph=cuda_graph).cuda().train()
 
 
-def step(language_model, x, dtype=torch.bfloat16, seed=3):
+def step(language_model, x, dtype=torch.bfloat16, seed=3, documents=None):
     torch.manual_seed(seed)
     with torch.autocast("cuda", dtype, enabled=dtype is not None and dtype != torch.float64):
-        loss = language_model.training_step(Batch(x, torch.tensor([N])), 0)
+        loss = language_model.training_step(Batch(x, torch.tensor([N]), documents), 0)
     loss.backward()
     return [loss.detach().clone(), *(p.grad.clone() for p in language_model.parameters())]
 
@@ -102,6 +102,37 @@ def test_a_captured_step_is_the_same_step(pattern, recompute, x):
         assert error(found, wanted) < 1e-2
         captured.captured.detach_gradients()
         x = (x.int() * 7 % 251).to(torch.uint8)
+
+
+def documents_of(x, bound):
+    """Documents that end with bytes below ``bound``: the position at which that of each position begins."""
+    begins = torch.nn.functional.pad(x[:, :-1] < bound, (1, 0))
+    return torch.where(begins, torch.arange(N, device=x.device, dtype=torch.int32), 0).cummax(1).values.int()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("recompute", ["none", "light", "block"])
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_documents_are_as_exact_as_pytorch(pattern, recompute, dtype, x):
+    documents, keys = documents_of(x, 3), {"rotary": 10000.0}
+    exact = model(pattern, "eager", backend="torch", **keys).double()
+    exact = step(exact, x, torch.float64, documents=documents)
+    plain = error(step(model(pattern, "eager", backend="torch", **keys), x, dtype, documents=documents), exact)
+    fused = error(step(model(pattern, recompute=recompute, **keys), x, dtype, documents=documents), exact)
+    assert fused <= 2 * plain
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_a_captured_step_reads_the_documents_of_its_batch(pattern, x):
+    """Bit for bit as without a graph, for other documents of the same bytes at every step, then for none."""
+    plain, captured = (model(pattern, dropout=0.4, cuda_graph=graph) for graph in (False, True))
+    losses = []
+    for documents in (documents_of(x, 3), documents_of(x, 30), documents_of(x, 0)):
+        wanted, found = (step(each, x, documents=documents) for each in (plain, captured))
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+        captured.captured.detach_gradients()
+        losses.append(found[0].item())
+    assert len(set(losses)) == 3
 
 
 def test_a_captured_step_is_captured_anew_when_attention_sees_further(x):

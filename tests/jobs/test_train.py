@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from tests.tiny_runs import (
     started,
     summary,
     train_tiny,
+    wait_for_step,
     weights,
 )
 
@@ -85,7 +85,7 @@ def test_eval_of_the_last_checkpoint_leaves_the_best_figures_alone(unbroken):
 
 def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path):
     process = started(*TINY, f"data.path={corpus(tmp_path)}", folder=tmp_path)
-    _wait_for_step(tmp_path, 2, process)
+    wait_for_step(tmp_path, 2, process)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     run = only_run(tmp_path)
@@ -102,7 +102,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path):
 def test_resume_may_split_a_step_otherwise(unbroken, tmp_path):
     """Another micro-batch: same steps, same data; weights equal to rounding."""
     process = started(*TINY, f"data.path={corpus(tmp_path)}", "model.dropout=0", folder=tmp_path)
-    _wait_for_step(tmp_path, 7, process)
+    wait_for_step(tmp_path, 7, process)
     process.kill()
     process.wait()
     run = only_run(tmp_path)
@@ -169,14 +169,3 @@ def test_early_stopping_ends_the_run(tmp_path):
     done = command("train", f"resume={run}", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert summary(run)["train/steps"] == 4
-
-
-def _wait_for_step(folder: Path, step: int, process) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.stdout.read()
-        logs = list((folder / "runs").glob("*/metrics.csv"))
-        if logs and any(line.split(",")[0] == str(step) for line in logs[0].read_text().splitlines()):
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"step {step} was never logged")

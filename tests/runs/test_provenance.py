@@ -9,6 +9,9 @@ def test_data_that_changed_between_two_processes_of_a_run_is_told(tmp_path):
     assert data_changes(file, before) == []
     append_provenance(file, before)
     assert data_changes(file, before | {"path": "/there/a.txt"}) == []
+    offsets = {"offsets_sha256": "12"}
+    append_provenance(file, before | offsets)
+    assert data_changes(file, before | {"offsets_sha256": "34"}) == ["offsets_sha256 was 12, is 34"]
     assert data_changes(file, before | {"size": 8, "sha256": "cd"}) == ["size was 9, is 8", "sha256 was ab, is cd"]
 
 

@@ -89,6 +89,21 @@ def test_several_processes_train_as_one(alone, tmp_path, devices):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "devices",
+    [(*DDP, "data.micro_batch=1", "model.recompute=light"), (*FSDP, "model.recompute=block")],
+    ids=["ddp", "fsdp2"],
+)
+def test_documents_are_those_of_one_process(tmp_path, devices):
+    runs = []
+    for name, changes in (("alone", ()), ("together", devices)):
+        (tmp_path / name).mkdir()
+        runs.append(train_tiny(tmp_path / name, *PLAIN, "data.documents=window ", *changes))
+    assert_same_training(runs[1], runs[0])
+    assert_same_losses(runs[1], runs[0])
+
+
+@pytest.mark.slow
 def test_gradients_in_half_precision_are_close_but_not_the_same(alone, tmp_path):
     run = train_tiny(tmp_path, *PLAIN, *DDP, "trainer.gradient_compression=fp16")
     assert summary(run)["test/bits_per_byte"] == pytest.approx(summary(alone)["test/bits_per_byte"], abs=1e-2)

@@ -30,6 +30,7 @@ def attend_packed(
     backend: Backend,
     table: Tensor | None = None,
     qk_norm: float | None = None,
+    first: Tensor | None = None,
 ) -> Attended:
     """Attend straight from one fused projection.
 
@@ -41,14 +42,17 @@ def attend_packed(
         backend: see ``src.attention.backends``.
         table: rotary positions, see ``src.models.rotary``, or None.
         qk_norm: root mean square that each head's queries and keys are given, or None.
+        first: int32 (B, N), the first position that each one may see; None: any. The paper's sets are then computed as
+            others are.
     """
     turned = None
     if table is not None or qk_norm is not None:
         turned = Turned(qkv, 2 * len(layer), widths[0] // len(layer), table, qk_norm)
-    if all(isinstance(keys, PAPER) for keys in layer) and resolve_backend(backend, layer, qkv.device) == "triton":
+    papers = first is None and all(isinstance(keys, PAPER) for keys in layer)
+    if papers and resolve_backend(backend, layer, qkv.device) == "triton":
         attended: Attended = _Kernels(qkv, layer, widths)
     else:
-        attended = _Recorded(qkv, layer, widths, backend)
+        attended = _Recorded(qkv, layer, widths, backend, first)
     return attended if turned is None else _OfTurned(turned, attended)
 
 
@@ -85,14 +89,17 @@ class _Kernels:
 class _Recorded:
     """By any backend, as autograd records it: dense attention by PyTorch's own kernels above all."""
 
-    def __init__(self, qkv: Tensor, layer: tuple[KeySet, ...], widths: tuple[int, int, int], backend: Backend) -> None:
+    def __init__(
+        self, qkv: Tensor, layer: tuple[KeySet, ...], widths: tuple[int, int, int], backend: Backend,
+        first: Tensor | None,
+    ) -> None:  # fmt: skip
         batch, length, _ = qkv.shape
         with torch.enable_grad():
             self.qkv = qkv.detach().requires_grad_()
             q, k, v = (
                 part.view(batch, length, len(layer), -1).transpose(1, 2) for part in self.qkv.split(widths, dim=-1)
             )
-            self.recorded = attend(q, k, v, layer, backend).transpose(1, 2).flatten(2)
+            self.recorded = attend(q, k, v, layer, backend, first=first).transpose(1, 2).flatten(2)
         self.out = self.recorded.detach()
 
     def backward(self, d_out: Tensor) -> Tensor:

@@ -116,18 +116,19 @@ class Kept:
 class _Block(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, seed: Tensor | None, table: Tensor | None, plan: Plan, *parameters: Tensor | None
-    ) -> Tensor:
+        ctx: Any, hidden: Tensor, seed: Tensor | None, table: Tensor | None, first: Tensor | None, plan: Plan,
+        *parameters: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         weights = Weights.cast(parameters, hidden.dtype)
         drops = plan.drop(seed, 0), plan.drop(seed, 1)
-        kept = _complete(Kept(hidden), plan, weights, table, drops[0])
+        kept = _complete(Kept(hidden), plan, weights, table, first, drops[0])
         assert kept.inner is not None and kept.middle is not None
         active = activation.activate(kept.inner, plan.options.activation)
         branch = _product(active, weights.contract, weights.contract_bias)
         result = residual.add(kept.middle, branch, drops[1]).view(hidden.shape)
         ctx.save_for_backward(*parameters)
         ctx.weights = None if plan.recompute == "block" else weights
-        ctx.plan, ctx.drops, ctx.kept, ctx.table = plan, drops, kept.by(plan.recompute), table
+        ctx.plan, ctx.drops, ctx.kept, ctx.table, ctx.first = plan, drops, kept.by(plan.recompute), table, first
         return result
 
     @staticmethod
@@ -135,23 +136,25 @@ class _Block(torch.autograd.Function):
     def backward(ctx: Any, d_result: Tensor) -> tuple[Tensor | None, ...]:
         plan, drops = ctx.plan, ctx.drops
         weights = ctx.weights or Weights.cast(ctx.saved_tensors, ctx.kept.hidden.dtype)
-        kept = _complete(ctx.kept, plan, weights, ctx.table, drops[0])
+        kept = _complete(ctx.kept, plan, weights, ctx.table, ctx.first, drops[0])
         ctx.kept = ctx.weights = None  # what is no longer needed is free before the next block's turn
         types = {name: p.dtype for name, p in zip(NAMES, ctx.saved_tensors, strict=True) if p is not None}
         d_hidden, found = _backward(kept, d_result.contiguous(), weights, plan, drops, types)
         gradients = (found[name].to(types[name]) if name in types else None for name in NAMES)
-        return (d_hidden, None, None, None, *gradients)
+        return (d_hidden, None, None, None, None, *gradients)
 
 
 def fused_block(
-    hidden: Tensor, seed: Tensor | None, table: Tensor | None, plan: Plan, parameters: Sequence[Tensor | None]
-) -> Tensor:
+    hidden: Tensor, seed: Tensor | None, table: Tensor | None, first: Tensor | None, plan: Plan,
+    parameters: Sequence[Tensor | None],
+) -> Tensor:  # fmt: skip
     """Add both branches of a block to the residual stream (equations 9 to 14).
 
     Args:
         hidden: (B, N, width), contiguous; under autocast it is cast to autocast's type.
         seed: (1,) int64 on the device, the seed of dropout; it must stay as it is until the backward pass.
         table: rotary positions, float32 (2, N, d_head / 2), or None.
+        first: int32 (B, N), the first position that each one may see; None: any.
         plan: what is computed.
         parameters: as in ``Weights``.
 
@@ -162,11 +165,13 @@ def fused_block(
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        result: Tensor = _Block.apply(hidden.contiguous(), seed, table, plan, *parameters)
+        result: Tensor = _Block.apply(hidden.contiguous(), seed, table, first, plan, *parameters)
     return result
 
 
-def _complete(kept: Kept, plan: Plan, w: Weights, table: Tensor | None, drop: residual.Drop | None) -> Kept:
+def _complete(
+    kept: Kept, plan: Plan, w: Weights, table: Tensor | None, first: Tensor | None, drop: residual.Drop | None
+) -> Kept:
     """Compute what is missing of a block's activations, up to the feed-forward's inner products."""
     rows = kept.hidden.flatten(0, -2)
     normed, attended, middle, middle_normed, inner = (
@@ -176,7 +181,7 @@ def _complete(kept: Kept, plan: Plan, w: Weights, table: Tensor | None, drop: re
         normed = residual.norm(rows, plan.norm(w.attention_norm, w.attention_norm_bias))
     if attended is None:
         qkv = _product(normed, w.project_in, w.project_in_bias).view(*kept.hidden.shape[:-1], -1)
-        attended = attend_packed(qkv, plan.layer, plan.widths, plan.backend, table, plan.options.qk_norm)
+        attended = attend_packed(qkv, plan.layer, plan.widths, plan.backend, table, plan.options.qk_norm, first)
     norm = plan.norm(w.feed_forward_norm, w.feed_forward_norm_bias)
     if middle is None:
         branch = _product(attended.out.flatten(0, -2), w.project_out, w.project_out_bias)

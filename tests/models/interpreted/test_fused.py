@@ -14,14 +14,15 @@ from src.models.fused.loss import cross_entropy
 from src.models.fused.row_sums import RowSums
 from src.training.language_model import Batch, LanguageModel
 from tests.models.recipes import RECIPES
+from tests.models.test_documents import DOCUMENTS, EVERY
 from tests.models.test_sparse_transformer import PATTERNS, small, trained
 
 POLICIES = ("none", "light", "block")
 
 
-def loss_and_gradients(model, x):
+def loss_and_gradients(model, x, documents=None):
     torch.manual_seed(7)
-    loss = LanguageModel(model, max_steps=1).training_step(Batch(x, torch.tensor([x.shape[1]])), 0)
+    loss = LanguageModel(model, max_steps=1).training_step(Batch(x, torch.tensor([x.shape[1]]), documents), 0)
     loss.backward()
     return [loss.detach(), *(p.grad for p in model.parameters())]
 
@@ -53,6 +54,19 @@ def test_every_recipe_equals_float64(recipe, recompute):
     model.load_state_dict(exact.state_dict())
     for found, wanted in zip(loss_and_gradients(model, x), loss_and_gradients(exact, x), strict=True):
         assert (found - wanted).norm() <= 3e-6 * wanted.norm()
+
+
+@pytest.mark.parametrize(("pattern", "recompute"), [*zip(EVERY[::2], itertools.cycle(POLICIES), strict=False)], ids=str)
+def test_documents_equal_float64(pattern, recompute):
+    """The paper's sets too, by the kernels over lists of tiles; with rotary positions, which turn in place."""
+    x, recipe = torch.randint(256, (2, 37)), {"rotary": 50.0, "half_size_qk": True, "width": 32}
+    exact = trained(small(pattern, block_backend="eager", backend="reference", **recipe)).double().train()
+    model = small(pattern, block_backend="fused", backend="triton", recompute=recompute, **recipe).train()
+    model.load_state_dict(exact.state_dict())
+    results = [loss_and_gradients(each, x, DOCUMENTS) for each in (model, exact)]
+    for found, wanted in zip(*results, strict=True):
+        assert (found - wanted).norm() <= 3e-6 * wanted.norm()
+    assert abs(loss_and_gradients(model, x)[0] - results[0][0]) > 1e-3  # without documents it is another loss
 
 
 @pytest.mark.parametrize("recompute", POLICIES[1:])
