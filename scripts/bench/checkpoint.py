@@ -123,7 +123,7 @@ def measured(folder: Path, saves: int, context: int) -> tuple[TimedCheckpoints, 
     """Train with a first save, whose memory is new, and ``saves`` more; also gives parameters and bytes of a file."""
     (folder / "bytes").write_bytes(os.urandom(64 * context))
     config = composed(
-        ["experiment=enwik8", "data=bytes", f"data.path={folder / 'bytes'}", f"data.context={context}",
+        ["experiment=enwik8", "recipe=paper", "data=bytes", f"data.path={folder / 'bytes'}", f"data.context={context}",
          "data.batch_size=1", "data.workers=0", f"paths.output_dir={folder}", "trainer.progress=false",
          "trainer.checkpoint_every=null", "trainer.checkpoint_minutes=null", f"trainer.val_every={FOR_EVER}"]
     )  # fmt: skip

@@ -180,7 +180,7 @@ def configured(row: Row, options: argparse.Namespace, text: Path) -> Any:
     each = min(PAPER.get(row.model, 2), row.batch // row.devices)
     on_gpu = options.device == "cuda"
     config = composed([
-        *(TINY if row.model == "tiny" else (f"experiment={row.model}",)),
+        *(TINY if row.model == "tiny" else (f"experiment={row.model}", "recipe=paper")),
         "data=bytes", f"data.path={text}", f"data.context={CONTEXT[row.model]}", f"data.batch_size={row.batch}",
         f"data.micro_batch={each}", f"data.workers={2 if on_gpu else 0}", f"precision={'bf16' if on_gpu else 'fp32'}",
         f"trainer.accelerator={'gpu' if on_gpu else 'cpu'}", f"trainer.devices={row.devices}",

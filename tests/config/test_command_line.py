@@ -31,7 +31,7 @@ def test_every_experiment_composes(experiment, attention):
 
 
 def test_paper_run_is_the_papers():
-    config = composed("experiment=enwik8")
+    config = composed("experiment=enwik8", "recipe=paper")
     assert (config.attention.pattern, config.attention.stride, config.attention.summary) == ("fixed", 128, 32)
     assert (config.model.depth, config.model.width, config.model.heads) == (30, 512, 8)
     assert (config.data.context, config.model.dropout, config.trainer.epochs) == (12288, 0.40, 80)

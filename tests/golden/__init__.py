@@ -55,6 +55,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
 hyphen: the same with another recipe."""
 PAPER = ("recipe=paper", "model.init_scale=8")
 EXPERIMENTS |= {
+    **{f"{name}-paper": (*EXPERIMENTS[name], "recipe=paper") for name in ("enwik8", "cifar10", "imagenet64")},
     "quickstart-paper": (*EXPERIMENTS["quickstart"], *PAPER),
     "pictures_small-paper": (*EXPERIMENTS["pictures_small"], "recipe=paper"),
     "text_short-paper": (*EXPERIMENTS["text_short"], *PAPER, "optimizer.short_context_steps=1500"),
