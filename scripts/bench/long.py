@@ -93,8 +93,8 @@ def longest(pattern: str, start: int, steps: int, share: float) -> None:
 def _enwik8(pattern: str, context: int) -> Config:
     stride = _stride(context)
     return composed(
-        ["experiment=enwik8", "recipe=paper", f"attention={pattern}", f"attention.stride={stride}", "data=bytes", "data.path=none",
-         f"data.context={context}", "data.batch_size=1", "model.recompute=block"]
+        ["experiment=enwik8", "recipe=paper", f"attention={pattern}", f"attention.stride={stride}", "data=bytes",
+         "data.path=none", f"data.context={context}", "data.batch_size=1", "model.recompute=block"]
     )  # fmt: skip
 
 
