@@ -171,5 +171,11 @@ def head_groups(layer: tuple[KeySet, ...]) -> tuple[HeadGroup, ...]:
     return tuple(HeadGroup(run[0], run[-1] + 1, layer[run[0] : run[-1] + 1]) for run in runs)
 
 
+def alike_together(layer: tuple[KeySet, ...]) -> tuple[KeySet, ...]:
+    """Put heads with equal key sets side by side, in the order of their first: where neighbours share keys and values,
+    as few keys as can be are kept for later queries in generation."""
+    return tuple(keys for kind in dict.fromkeys(layer) for keys in layer if keys == kind)
+
+
 def _choice(key: str, found: object, allowed: tuple[str, ...]) -> str:
     return f"{key} must be one of {', '.join(allowed)}, found {found!r}"
