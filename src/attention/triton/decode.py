@@ -98,8 +98,6 @@ def decode_attention(  # noqa: PLR0915
     qk_cols, v_cols = tl.arange(0, padded(QK)), tl.arange(0, padded(V))
     qk_in, v_in = qk_cols < QK, v_cols < V
     new = qkv + batch.to(tl.int64) * (HEADS * QK + HEADS // RATIO * (QK + V))
-    new_key = new + HEADS * QK + head // RATIO * QK
-    new_value = new + (HEADS + HEADS // RATIO) * QK + head // RATIO * V
     ROTARY: tl.constexpr = cosines is not None
     cosine, sine = 1.0, 0.0
     if ROTARY:
@@ -131,6 +129,8 @@ def decode_attention(  # noqa: PLR0915
         top = new_top
     whole_top = tl.max(top, 0)
     sees_own = (split == 0) & (own >= 0)
+    new_key = new + HEADS * QK + head // RATIO * QK
+    new_value = new + (HEADS + HEADS // RATIO) * QK + head // RATIO * V
     if ROTARY or NORM is not None:  # rounded as the cache will hold it
         k_new = _turned(new_key, qk_cols, qk_in, cosine, sine, QK, NORM, EPS, ROTARY)
         k_new = k_new.to(keys.dtype.element_ty)
