@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from src.attention import HeadPattern, KeySet
+from src.attention import HeadPattern
 from src.attention.backends import Backend
-from src.attention.patterns import alike_together
+from src.attention.patterns import shared_layer
 from src.models.embedding import ByteEmbedding, PositionKind
 from src.models.options import PAPER, BlockBackend, BlockOptions, Recompute
 from src.models.residual_block import (
@@ -35,7 +35,7 @@ class SparseTransformer(nn.Module):
         heads: attention heads in each block.
         kv_heads: heads of keys and values in each block, a divisor of ``heads``: so many neighbouring heads of queries
             as the ratio says share one (grouped-query attention, Ainslie et al. 2023). Heads with equal key sets are
-            put side by side first, see ``src.attention.patterns.alike_together``. None: as many as ``heads``.
+            put side by side first, see ``src.attention.patterns.shared_layer``. None: as many as ``heads``.
         half_size_qk: queries and keys of ``d/2`` in all (section 7.1).
         half_size_ff: feed-forward inner width ``2d`` instead of ``4d`` (section 7.1).
         dropout: probability, at the end of each residual branch.
@@ -106,7 +106,7 @@ class SparseTransformer(nn.Module):
                 block_backend,
                 options,
             )
-            for layer in _layers(pattern, depth, heads, kv_heads)
+            for layer in (shared_layer(pattern, heads, kv_heads, block) for block in range(depth))
         )
         self.norm = options.norm_module(width)
         self.output = nn.Linear(width, VOCABULARY, bias=False)
@@ -151,10 +151,3 @@ class SparseTransformer(nn.Module):
     def parameter_count(self) -> int:
         """Number of trained parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
-
-
-def _layers(pattern: HeadPattern, depth: int, heads: int, kv_heads: int | None) -> Iterator[tuple[KeySet, ...]]:
-    """The key set of every head of every block, in the order in which heads share keys."""
-    for block in range(depth):
-        layer = pattern.layer(heads, block)
-        yield layer if kv_heads in (None, heads) else alike_together(layer)

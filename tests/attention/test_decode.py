@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from src.attention import Column, Dense, Fixed, OwnBlock, Pattern, Strided, Summary, Window
 from src.attention.decode import LayerCache, head_layout
 from src.attention.other_key_sets import Local, Logarithmic
-from src.attention.patterns import alike_together
+from src.attention.patterns import shared_layer
 from src.attention.reference import reference_attention
 
 HEADS = 4
@@ -83,7 +83,7 @@ def test_heads_that_share_keys_share_their_memory(kv_heads):
     """Fewer bytes by the ratio; heads of unlike sub-blocks keep the cells of each, so equal ones are put together."""
 
     def kept(pattern: Pattern, kv_heads: int | None = None) -> int:
-        layer = alike_together(pattern.layer(HEADS))
+        layer = shared_layer(pattern, HEADS, kv_heads)
         return LayerCache(layer, 2, 96, 4, 8, torch.float16, torch.device("cpu"), kv_heads).nbytes
 
     for pattern in PATTERNS:

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("triton")
 
 from src.attention.key_sets import KeySet, Summary, Window
-from src.attention.patterns import Pattern, alike_together
+from src.attention.patterns import Pattern, shared_layer
 from src.attention.reference import reference_attention
 from src.attention.triton import passes, problem, sparse_attention, sparse_attention_packed
 from src.attention.triton.tuning import Config
@@ -139,7 +139,7 @@ def test_heads_of_unlike_sets_that_share_keys() -> None:
     three = (Summary(16, 4, 1), Summary(16, 4, 1), Summary(16, 4, 3), Window(5), Window(5), Summary(16, 4, 0))
     check(three, 45, kv_heads=2)
     check(three, 45, kv_heads=3)
-    layer = alike_together(Pattern("fixed", 16, 4).layer(8))
+    layer = shared_layer(Pattern("fixed", 16, 4), 8, 4)
     assert [(run.start, run.stop, run.sub_step, run.repeat) for run in passes.runs(layer)] == [(0, 8, 1, 2)]
     check(layer, 37, kv_heads=4)
 
