@@ -207,8 +207,6 @@ def _one_kind(
         computed = "triton" if q.device.type == "cuda" and triton_problem(q.device) is None else "torch"
     if kind == "tiled":
         return tiled_attention(q, k, v, layer, computed, scale, *span)
-    if k.shape[1] != q.shape[1]:
-        k, v = _for_each_head(q, k, v)
     if computed == "triton":
         from src.attention.triton import sparse_attention
 
@@ -227,5 +225,8 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     shared = k.shape[1] != q.shape[1]
     if q.device.type != "cuda":
         return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=shared)
+    if shared and q.dtype not in (torch.float16, torch.bfloat16):  # O(n²) otherwise: of others only cuDNN and flash can
+        k, v = _for_each_head(q, k, v)
+        shared = False
     with sdpa_kernel(_DENSE_ORDER, set_priority=True):
         return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=shared)

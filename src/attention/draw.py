@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from src.attention.key_sets import Column, Dense, Fixed, KeySet, OwnBlock, Strided, Summary, Window
-from src.attention.patterns import HeadPattern, Pattern
+from src.attention.patterns import HeadPattern, Pattern, shared_layer
 
 INK = "#1f2a44"
 FIRST, SECOND, BOTH = "#3a7ebf", "#f2a541", "#3f9c7a"
@@ -64,7 +64,7 @@ def draw_figure3(stride: int = 8, summary: int = 2) -> Figure:
     return _draw(panels, stride, stride * stride)
 
 
-def draw_pattern(pattern: HeadPattern, heads: int, n: int) -> Figure:
+def draw_pattern(pattern: HeadPattern, heads: int, n: int, kv_heads: int | None = None) -> Figure:
     """Draw what the heads of one pattern see, one column of panels for each different key set.
 
     A long sequence is scaled down: the stride of a pattern of the paper shrinks to the square root of what can be
@@ -74,18 +74,21 @@ def draw_pattern(pattern: HeadPattern, heads: int, n: int) -> Figure:
         pattern: the pattern of a run.
         heads: attention heads of a residual block.
         n: sequence length of the run, in positions.
+        kv_heads: heads of keys and values, see ``shared_layer``, which has the order of the heads.
 
     Returns:
         A figure on an Agg canvas.
     """
-    return _draw_of_the_paper(pattern, heads, n) if isinstance(pattern, Pattern) else _draw_other(pattern, heads, n)
+    if isinstance(pattern, Pattern):
+        return _draw_of_the_paper(pattern, heads, n, kv_heads)
+    return _draw_other(pattern, heads, n, kv_heads)
 
 
-def _draw_other(pattern: HeadPattern, heads: int, n: int) -> Figure:
+def _draw_other(pattern: HeadPattern, heads: int, n: int, kv_heads: int | None) -> Figure:
     shown = min(n, FIRST_POSITIONS)
     kinds: dict[KeySet, list[str]] = {}
     for block in range(pattern.turns):
-        for head, keys in enumerate(pattern.layer(heads, block)):
+        for head, keys in enumerate(shared_layer(pattern, heads, kv_heads, block)):
             kinds.setdefault(keys, []).append(f"block {block + 1} head {head}" if pattern.turns > 1 else f"head {head}")
     panels = []
     for keys, places in list(kinds.items())[:MOST_PANELS]:
@@ -100,14 +103,14 @@ def _draw_other(pattern: HeadPattern, heads: int, n: int) -> Figure:
     return figure
 
 
-def _draw_of_the_paper(pattern: Pattern, heads: int, n: int) -> Figure:
+def _draw_of_the_paper(pattern: Pattern, heads: int, n: int, kv_heads: int | None) -> Figure:
     shown = _scaled(pattern, n)
     blocks_shown = min(shown.stride, LARGEST // shown.stride, -(-n // pattern.stride))
     n_shown = min(n, shown.stride * max(2, blocks_shown))
     # one residual block of each kind
     blocks = range(sum(pattern.interleave)) if pattern.mode == "interleaved" else range(1)
     kinds = dict.fromkeys(keys for block in blocks for keys in shown.layer(heads, block))
-    panels = tuple(_panel(keys, _heads_title(shown, keys, heads)) for keys in list(kinds)[:MOST_PANELS])
+    panels = tuple(_panel(keys, _heads_title(shown, keys, heads, kv_heads)) for keys in list(kinds)[:MOST_PANELS])
     figure = _draw(panels, shown.stride, n_shown)
     scaled = f", drawn with stride {shown.stride}" if shown.stride != pattern.stride and shown.name != "dense" else ""
     stride = "" if pattern.name == "dense" else f" {pattern.mode}, stride {pattern.stride}"
@@ -139,14 +142,14 @@ def _scaled(pattern: Pattern, n: int) -> Pattern:
     return Pattern(pattern.name, stride, min(summary, stride), pattern.mode, pattern.distinct, pattern.interleave)
 
 
-def _heads_title(pattern: Pattern, keys: KeySet, heads: int) -> str:
+def _heads_title(pattern: Pattern, keys: KeySet, heads: int, kv_heads: int | None) -> str:
     if pattern.name == "dense":
         return "every head"
     if pattern.mode == "interleaved":
         first, second = pattern.interleave
         which = f"{first} of {first + second} blocks"
         return f"{keys.name}, {which if isinstance(keys, Window | OwnBlock) else 'the other blocks'}"
-    own = [h for h, other in enumerate(pattern.layer(heads)) if other == keys]
+    own = [h for h, other in enumerate(shared_layer(pattern, heads, kv_heads)) if other == keys]
     if len(own) == heads:
         return f"{keys.name}, every head"
     if len(own) > 2 and own[-1] - own[0] == len(own) - 1:

@@ -171,5 +171,23 @@ def head_groups(layer: tuple[KeySet, ...]) -> tuple[HeadGroup, ...]:
     return tuple(HeadGroup(run[0], run[-1] + 1, layer[run[0] : run[-1] + 1]) for run in runs)
 
 
+def shared_layer(pattern: HeadPattern, heads: int, kv_heads: int | None, block: int = 0) -> tuple[KeySet, ...]:
+    """Give the key set of every head of a residual block where neighbouring heads share keys and values.
+
+    Heads with equal key sets come side by side then, in the order of their first: so the fewest keys have to be kept
+    for later queries in generation.
+
+    Args:
+        pattern: whose key sets they are.
+        heads: attention heads of queries.
+        kv_heads: of keys and values; None, or as many as ``heads``: the pattern's own order.
+        block: index of the residual block, from 0.
+    """
+    layer = pattern.layer(heads, block)
+    if kv_heads in (None, heads):
+        return layer
+    return tuple(keys for kind in dict.fromkeys(layer) for keys in layer if keys == kind)
+
+
 def _choice(key: str, found: object, allowed: tuple[str, ...]) -> str:
     return f"{key} must be one of {', '.join(allowed)}, found {found!r}"

@@ -20,13 +20,15 @@ class PatternPicture(Callback):
         pattern: what is drawn.
         heads: attention heads of a block.
         context: sequence length of the run.
+        kv_heads: heads of keys and values; None: as many.
     """
 
-    def __init__(self, file: Path, pattern: HeadPattern, heads: int, context: int) -> None:
+    def __init__(self, file: Path, pattern: HeadPattern, heads: int, context: int, kv_heads: int | None = None) -> None:
         self.file = file
         self.pattern = pattern
         self.heads = heads
         self.context = context
+        self.kv_heads = kv_heads
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw once; a resumed run keeps the picture it has."""
@@ -36,6 +38,7 @@ class PatternPicture(Callback):
 
         with warned_if_not_written(str(self.file)):
             with written_whole(self.file) as file:
-                draw_pattern(self.pattern, self.heads, self.context).savefig(file, format="png")
+                figure = draw_pattern(self.pattern, self.heads, self.context, self.kv_heads)
+                figure.savefig(file, format="png")
             for logger in wandb_loggers(trainer):
                 logger.log_image("attention/pattern", [str(self.file)], step=trainer.global_step)

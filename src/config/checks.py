@@ -179,6 +179,8 @@ def _check_model(model: ModelConfig) -> None:
     if narrow % model.heads:
         what = "half of model.width" if model.half_size_qk else "model.width"
         raise UserError(f"model.heads must divide {what} ({narrow}), found {model.heads}")
+    if model.kv_heads is not None and model.heads % model.kv_heads:
+        raise UserError(f"model.kv_heads must divide model.heads ({model.heads}), found {model.kv_heads}")
     if model.rotary is not None and narrow // model.heads % 2:
         raise UserError(
             f"model.rotary needs an even width of a head's queries and keys, found {narrow // model.heads}: change "

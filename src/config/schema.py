@@ -42,6 +42,7 @@ class ModelConfig:
     depth: int = _at_least(1)
     width: int = _at_least(1)
     heads: int = _at_least(1)
+    kv_heads: int | None = _at_least(1)
     half_size_qk: bool
     half_size_ff: bool
     dropout: float = _at_least(0, below=1)

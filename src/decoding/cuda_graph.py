@@ -46,12 +46,12 @@ class GraphedDecoder:
         self.logits = torch.empty(batch, model.output.out_features, device=device)
         self.tables = [head_table(cache.layout, device) for cache in decoder.caches]
         weights = decoder.weights[0]
-        heads = len(weights.layer)
+        heads, (_, v_width) = len(weights.layer), weights.head_widths
         self.shares = [row_shares(batch * heads, cache.layout.most_reads(decoder.length)) for cache in decoder.caches]
         shares = batch * heads * max(self.shares)
-        self.partial = torch.empty(shares * (weights.widths[2] // heads), device=device)
+        self.partial = torch.empty(shares * v_width, device=device)
         self.lse = torch.empty(shares, device=device)
-        self.attended = torch.empty(batch, weights.widths[2], dtype=decoder.dtype, device=device)
+        self.attended = torch.empty(batch, heads * v_width, dtype=decoder.dtype, device=device)
         self.qkv = torch.empty(batch, sum(weights.widths), dtype=decoder.dtype, device=device)
         self.inner = torch.empty(batch, len(weights.expand[0]), dtype=decoder.dtype, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None

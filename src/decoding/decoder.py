@@ -41,6 +41,7 @@ class Weights:
     def __init__(self, block: nn.Module, dtype: torch.dtype) -> None:
         parts = cast(Any, block)
         self.layer = parts.attention.layer
+        self.heads: tuple[int, int, int] = parts.attention.heads
         self.widths: tuple[int, int, int] = parts.attention.widths
         self.backend = parts.attention.backend
         self.qk_norm: float | None = parts.attention.qk_norm
@@ -51,17 +52,21 @@ class Weights:
         self.project_out = _linear(parts.attention.project_out, dtype)
         self.expand = _linear(parts.feed_forward.expand, dtype)
         self.contract = _linear(parts.feed_forward.contract, dtype)
-        self.scale = 1.0 / math.sqrt(self.widths[0] // len(self.layer))
+        self.head_widths = (self.widths[0] // self.heads[0], self.widths[2] // self.heads[2])
+        """Of queries and keys, and of values."""
+        self.scale = 1.0 / math.sqrt(self.head_widths[0])
 
     def queries_keys_values(self, normed: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Project ``normed`` (..., N, width) to (..., N, H, d_head) each; queries and keys are turned.
+
+        Keys and values have fewer heads where ``model.kv_heads`` says so.
 
         Args:
             normed: output of the norm before attention. (B, width) does too where all are at one position.
             table: rotary positions (2, N or 1, d_head / 2), or None.
         """
-        fused = F.linear(normed, *self.project_in)
-        q, k, v = (part.unflatten(-1, (len(self.layer), -1)) for part in fused.split(self.widths, dim=-1))
+        parts = F.linear(normed, *self.project_in).split(self.widths, dim=-1)
+        q, k, v = (part.unflatten(-1, (heads, -1)) for part, heads in zip(parts, self.heads, strict=True))
         return turn(q, table, self.qk_norm), turn(k, table, self.qk_norm), v
 
 
@@ -105,7 +110,8 @@ class Decoder:
         self.output = model.output.weight.detach().to(self.dtype)
         self.backend = resolve(backend, self)
         self.caches = [
-            LayerCache(w.layer, batch, self.length, *_head_widths(w), self.dtype, self.device) for w in self.weights
+            LayerCache(w.layer, batch, self.length, *w.head_widths, self.dtype, self.device, w.heads[1])
+            for w in self.weights
         ]
         self.position = 0
 
@@ -214,11 +220,6 @@ def resolve(name: DecodeBackend, decoder: Decoder) -> str:
     if name == "auto":
         return "triton" if problem is None and decoder.device.type == "cuda" else "torch"
     return name
-
-
-def _head_widths(weights: Weights) -> tuple[int, int]:
-    heads = len(weights.layer)
-    return weights.widths[0] // heads, weights.widths[2] // heads
 
 
 def _norm(norm: nn.Module, options: BlockOptions) -> Norm:

@@ -93,7 +93,11 @@ def callbacks(config: Config, run: Run, data: ByteDataModule) -> list[Callback]:
         stop,
         Figures(config.trainer.log_every, step_bytes, data.label, data.partial, run_flops(config), peak_flops(config)),
         PatternPicture(
-            run.path / "pattern.png", attention_pattern(config.attention), config.model.heads, config.data.context
+            run.path / "pattern.png",
+            attention_pattern(config.attention),
+            config.model.heads,
+            config.data.context,
+            config.model.kv_heads,
         ),
         saving,
         LostRank(functools.partial(say_lost, run.path), lambda: saving.writer.busy),

@@ -67,9 +67,13 @@ def activation_bytes(config: Config) -> int:
     """Estimate what the activations of one micro-batch take on a device at the end of its forward pass."""
     share = config.data.batch_size // (config.trainer.devices * config.trainer.num_nodes)
     tokens = (config.data.micro_batch or share) * config.data.context
-    tensors = config.model.depth * KEPT[config.model.recompute] + AT_WORK
+    shared = (
+        1 - (config.model.kv_heads or config.model.heads) / config.model.heads
+    )  # keys and values that are not there
+    kept = KEPT[config.model.recompute] - (2 * shared if config.model.recompute != "block" else 0)
+    tensors = config.model.depth * kept + AT_WORK
     logits = 256 * (BYTES[config.precision.name] + 4)  # and their gradient
-    return tokens * (tensors * config.model.width * BYTES[config.precision.name] + logits)
+    return tokens * (round(tensors * config.model.width) * BYTES[config.precision.name] + logits)
 
 
 def _by_gain(settings: dict[str, int]) -> dict[str, int]:

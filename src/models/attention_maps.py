@@ -80,6 +80,7 @@ def _block_weights(
 ) -> Tensor:
     attention = block.attention
     q, k, _ = attention.queries_keys_values(block.attention_norm(hidden), table)
+    k = k.repeat_interleave(q.shape[2] // k.shape[2], dim=2)  # heads that share keys
     scores = torch.einsum("qhd,nhd->hqn", q[0, queries].float(), k[0].float()) / math.sqrt(q.shape[-1])
     first = torch.zeros_like(queries) if first is None else first[0, queries]
     return torch.stack([_softmax(s, keys, queries, first) for s, keys in zip(scores, attention.layer, strict=True)])

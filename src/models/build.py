@@ -25,6 +25,7 @@ def network(config: Config) -> SparseTransformer:
         depth=model.depth,
         width=model.width,
         heads=model.heads,
+        kv_heads=model.kv_heads,
         half_size_qk=model.half_size_qk,
         half_size_ff=model.half_size_ff,
         dropout=model.dropout,

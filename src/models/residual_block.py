@@ -44,6 +44,8 @@ class SparseAttention(nn.Module):
         backend: see ``src.attention.backends``.
         bias: whether the matrices have biases.
         qk_norm: see ``BlockOptions``.
+        kv_heads: heads of keys and values, a divisor of the heads of queries, neighbours of which share one
+            (grouped-query attention, Ainslie et al. 2023); None: as many as of queries.
     """
 
     def __init__(
@@ -54,12 +56,15 @@ class SparseAttention(nn.Module):
         backend: Backend,
         bias: bool = True,
         qk_norm: float | None = None,
+        kv_heads: int | None = None,
     ) -> None:
         super().__init__()
         self.layer = layer
         self.backend = backend
         self.qk_norm = qk_norm
-        self.widths = (qk_width, qk_width, width)
+        shared = len(layer) if kv_heads is None else kv_heads
+        self.heads = (len(layer), shared, shared)
+        self.widths = (qk_width, qk_width * shared // len(layer), width * shared // len(layer))
         self.project_in = nn.Linear(width, sum(self.widths), bias=bias)
         self.project_out = nn.Linear(width, width, bias=bias)
 
@@ -76,10 +81,9 @@ class SparseAttention(nn.Module):
         return self.project_out(out.transpose(1, 2).flatten(2))
 
     def queries_keys_values(self, x: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Project ``x`` (B, N, width) to what attention takes, each (B, N, H, d_head)."""
-        heads = len(self.layer)
-        parts = self.project_in(x).split(self.widths, dim=-1)
-        q, k, v = (part.unflatten(-1, (heads, part.shape[-1] // heads)) for part in parts)
+        """Project ``x`` (B, N, width) to queries (B, N, H, d_head), and keys and values (B, N, kv_heads, d_head)."""
+        parts = zip(self.project_in(x).split(self.widths, dim=-1), self.heads, strict=True)
+        q, k, v = (part.unflatten(-1, (heads, part.shape[-1] // heads)) for part, heads in parts)
         return turn(q, table, self.qk_norm), turn(k, table, self.qk_norm), v
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from src.attention import HeadPattern
 from src.attention.backends import Backend
+from src.attention.patterns import shared_layer
 from src.models.embedding import ByteEmbedding, PositionKind
 from src.models.options import PAPER, BlockBackend, BlockOptions, Recompute
 from src.models.residual_block import (
@@ -32,6 +33,9 @@ class SparseTransformer(nn.Module):
         depth: number of residual blocks.
         width: ``d``, width of the residual stream.
         heads: attention heads in each block.
+        kv_heads: heads of keys and values in each block, a divisor of ``heads``: so many neighbouring heads of queries
+            as the ratio says share one (grouped-query attention, Ainslie et al. 2023). Heads with equal key sets are
+            put side by side first, see ``src.attention.patterns.shared_layer``. None: as many as ``heads``.
         half_size_qk: queries and keys of ``d/2`` in all (section 7.1).
         half_size_ff: feed-forward inner width ``2d`` instead of ``4d`` (section 7.1).
         dropout: probability, at the end of each residual branch.
@@ -50,7 +54,8 @@ class SparseTransformer(nn.Module):
         block_backend: of the residual blocks, see ``src.models.residual_block.resolve_block_backend``.
 
     Raises:
-        ValueError: a head count that does not divide the widths, or rotary positions for heads of odd width.
+        ValueError: a head count that does not divide the widths, or heads of keys that do not divide those of queries;
+            rotary positions for heads of odd width.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class SparseTransformer(nn.Module):
         depth: int,
         width: int,
         heads: int,
+        kv_heads: int | None = None,
         half_size_qk: bool = False,
         half_size_ff: bool = False,
         dropout: float = 0.0,
@@ -80,6 +86,8 @@ class SparseTransformer(nn.Module):
         qk_width = width // 2 if half_size_qk else width
         if qk_width % heads:
             raise ValueError(f"heads must divide the query width ({qk_width}), found {heads}")
+        if kv_heads is not None and (kv_heads < 1 or heads % kv_heads):
+            raise ValueError(f"kv_heads must divide heads ({heads}), found {kv_heads}")
         self.pattern = pattern
         self.context = context
         self.block_backend: BlockBackend = block_backend
@@ -90,7 +98,7 @@ class SparseTransformer(nn.Module):
         self.rotary = None if rotary is None else Rotary(rotary, context, qk_width // heads)
         self.blocks = nn.ModuleList(
             ResidualBlock(
-                SparseAttention(width, qk_width, pattern.layer(heads, index), backend, options.bias, options.qk_norm),
+                SparseAttention(width, qk_width, layer, backend, options.bias, options.qk_norm, kv_heads),
                 FeedForward(width, (2 if half_size_ff else 4) * width, options.bias, options.activation),
                 width,
                 dropout,
@@ -98,7 +106,7 @@ class SparseTransformer(nn.Module):
                 block_backend,
                 options,
             )
-            for index in range(depth)
+            for layer in (shared_layer(pattern, heads, kv_heads, block) for block in range(depth))
         )
         self.norm = options.norm_module(width)
         self.output = nn.Linear(width, VOCABULARY, bias=False)

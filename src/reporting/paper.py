@@ -31,8 +31,14 @@ TABLE2: Mapping[str, Mapping[str, Published]] = {
 }
 TITLES = {"enwik8": "enwik8, 12,288 bytes", "cifar10": "CIFAR-10, 3,072 bytes"}
 THE_MODEL: Mapping[str, Mapping[str, Any]] = {
-    "enwik8": {"data.context": 12_288, "model.depth": 30, "model.width": 512, "model.heads": 8},
-    "cifar10": {"data.context": 3_072, "model.depth": 128, "model.width": 256, "model.heads": 2},
+    "enwik8": {"data.context": 12_288, "model.depth": 30, "model.width": 512, "model.heads": 8, "model.kv_heads": None},
+    "cifar10": {
+        "data.context": 3_072,
+        "model.depth": 128,
+        "model.width": 256,
+        "model.heads": 2,
+        "model.kv_heads": None,
+    },
 }
 EPOCHS = {"enwik8": 80, "cifar10": 120}
 
@@ -63,7 +69,7 @@ def why_not_comparable(name: str, runs: Sequence[Record]) -> list[str]:
     elif any(run.partial is None for run in runs):
         reasons.append("nothing says yet that the data are whole")
     wrong = [
-        f"{key.rpartition('.')[2]} {values} instead of {wanted:,}"
+        f"{key.rpartition('.')[2]} {values} instead of {'null' if wanted is None else f'{wanted:,}'}"
         for key, wanted in THE_MODEL[name].items()
         if (values := _all(run.config.get(key) for run in runs if run.config.get(key) != wanted))
     ]

@@ -110,7 +110,9 @@ def described(group: Group) -> str:
     batch = int(get("data.batch_size") or 0) * int(get("data.context") or 0)
     words = [named(group.settings)] if group.settings else []
     depth = int(get("model.depth") or 0)
-    words.append(f"{depth} block{'s' * (depth != 1)} of width {get('model.width')}, {get('model.heads')} heads, "
+    shared = get("model.kv_heads")
+    heads = f"{get('model.heads')} heads" + (f" ({shared} of keys and values)" if shared else "")
+    words.append(f"{depth} block{'s' * (depth != 1)} of width {get('model.width')}, {heads}, "
                  f"context {get('data.context'):,}, dropout {get('model.dropout')}")  # fmt: skip
     if (parameters := run.final("model/parameters")) is not None:
         words.append(f"{parameters:,.0f} parameters")

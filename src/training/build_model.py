@@ -70,6 +70,7 @@ def step_flops(config: Config, piece: int | None = None) -> TrainingFlops:
         depth=model.depth,
         width=model.width,
         heads=model.heads,
+        kv_heads=model.kv_heads,
         half_size_qk=model.half_size_qk,
         half_size_ff=model.half_size_ff,
         sequences=config.data.batch_size * config.data.context // length,

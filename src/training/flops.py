@@ -68,6 +68,7 @@ def training_flops(
     depth: int,
     width: int,
     heads: int,
+    kv_heads: int | None = None,
     half_size_qk: bool = False,
     half_size_ff: bool = False,
     vocabulary: int = 256,
@@ -82,7 +83,9 @@ def training_flops(
     """
     qk_width = width // 2 if half_size_qk else width
     inner = (2 if half_size_ff else 4) * width
-    matrices = [(qk_width, width)] * 2 + [(width, width)] * 2 + [(inner, width), (width, inner)]
+    key_heads = heads if kv_heads is None else kv_heads
+    keys_values = [(whole * key_heads // heads, width) for whole in (qk_width, width)]
+    matrices = [(qk_width, width), *keys_values, (width, width), (inner, width), (width, inner)]
     block = sum(rows * columns for rows, columns in matrices)
     pair = 6 * sequences * (qk_width + width) // heads
     return TrainingFlops(

@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from src.attention import Column, Dense, Pattern, Window
 from src.attention import backends as door
 from src.attention.backends import attend, resolve_backend, triton_problem
+from src.attention.other_key_sets import Local
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DENSE, STRIDED = Pattern("dense").layer(2), Pattern("strided", 4).layer(2)
@@ -102,6 +103,26 @@ def test_dense_and_sparse_heads_side_by_side() -> None:
     layer = (Window(3), Dense(), Column(3), Dense())
     found, wanted = (attend(*qkv(heads=4), layer, backend) for backend in ("torch", "reference"))
     assert torch.allclose(found, wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Pattern("dense").layer(4), Pattern("strided", 4).layer(4), Pattern("fixed", 4, 2).layer(4), (Local(3),) * 4,
+        (Window(3), Dense(), Local(3, 2), Dense()),
+    ],
+    ids=["dense", "strided", "fixed", "local", "of all kinds"],
+)  # fmt: skip
+def test_shared_keys_have_the_values_and_gradients_of_their_definition(layer: Any, kv_heads: int) -> None:
+    q, k, v = qkv(23, heads=4)
+    given = [x.requires_grad_() for x in (q, k[:, :kv_heads].clone(), v[:, :kv_heads].clone())]
+    found, wanted = (attend(*given, layer, backend) for backend in ("torch", "reference"))
+    upstream = torch.randn(found.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    gradients = [torch.autograd.grad(out, given, upstream) for out in (found, wanted)]
+    assert torch.allclose(found, wanted, atol=1e-12)
+    for ours, true in zip(*gradients, strict=True):
+        assert ours.shape == true.shape and torch.allclose(ours, true, atol=1e-12)
 
 
 def test_shapes_that_do_not_fit_are_refused_in_a_sentence() -> None:

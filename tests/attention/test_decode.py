@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 from src.attention import Column, Dense, Fixed, OwnBlock, Pattern, Strided, Summary, Window
 from src.attention.decode import LayerCache, head_layout
+from src.attention.other_key_sets import Local, Logarithmic
+from src.attention.patterns import shared_layer
 from src.attention.reference import reference_attention
 
 HEADS = 4
 SETS = [Dense(), Window(5), Column(5), Strided(5), OwnBlock(6), Summary(6, 2), Summary(6, 2, 2), Fixed(6, 3, 1)]
+OTHERS = [Local(4), Local(4, dilation=3), Logarithmic(3)]
 PATTERNS = [Pattern("dense")] + [
     Pattern(name, 6, 2, mode, distinct)
     for name, mode, distinct in itertools.product(
@@ -22,15 +25,17 @@ PATTERNS = [Pattern("dense")] + [
 ]
 
 
-def draw(n: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
+def draw(n: int, dtype: torch.dtype = torch.float64, kv_heads: int = HEADS) -> tuple[torch.Tensor, ...]:
     """Queries, keys and values of unlike widths, two sequences."""
-    return tuple(torch.randn(2, HEADS, n, width, dtype=dtype) for width in (4, 4, 8))
+    return tuple(
+        torch.randn(2, heads, n, width, dtype=dtype) for heads, width in ((HEADS, 4), (kv_heads, 4), (kv_heads, 8))
+    )
 
 
 def decoded(layer, q, k, v, prefilled: int, n: int | None = None) -> torch.Tensor:
     """Positions from ``prefilled`` on, one by one."""
     length = q.shape[2]
-    cache = LayerCache(layer, 2, n or length, 4, 8, q.dtype, q.device)
+    cache = LayerCache(layer, 2, n or length, 4, 8, q.dtype, q.device, k.shape[1])
     for x in (cache.keys, cache.values):
         x.fill_(3e4)  # a slot that is read before it is written shows at once
     cache.fill(k[:, :, :prefilled], v[:, :, :prefilled])
@@ -59,6 +64,34 @@ def test_any_length_and_prompt(keys, n, spare, share):
     prefilled = int(share * n)
     wanted = reference_attention(q, k, v, layer, 0.5)[:, :, prefilled:]
     torch.testing.assert_close(decoded(layer, q, k, v, prefilled, n + spare), wanted)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    layer=st.lists(st.sampled_from([*SETS, *OTHERS]), min_size=HEADS, max_size=HEADS),
+    kv_heads=st.sampled_from([1, 2]), n=st.integers(1, 40), share=st.floats(0, 1, exclude_max=True),
+)  # fmt: skip
+def test_any_heads_may_share_keys(layer, kv_heads, n, share):
+    q, k, v = draw(n, kv_heads=kv_heads)
+    prefilled = int(share * n)
+    wanted = reference_attention(q, k, v, tuple(layer), 0.5)[:, :, prefilled:]
+    torch.testing.assert_close(decoded(tuple(layer), q, k, v, prefilled), wanted)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_heads_that_share_keys_share_their_memory(kv_heads):
+    """Fewer bytes by the ratio; heads of unlike sub-blocks keep the cells of each, so equal ones are put together."""
+
+    def kept(pattern: Pattern, kv_heads: int | None = None) -> int:
+        layer = shared_layer(pattern, HEADS, kv_heads)
+        return LayerCache(layer, 2, 96, 4, 8, torch.float16, torch.device("cpu"), kv_heads).nbytes
+
+    for pattern in PATTERNS:
+        if pattern.mode != "multihead" and not (pattern.name == "fixed" and pattern.distinct):
+            assert kept(pattern) == kept(pattern, kv_heads) * HEADS // kv_heads, pattern
+    two_kinds = Pattern("fixed", 6, 3)  # and two sub-blocks
+    assert kept(two_kinds) == kept(two_kinds, kv_heads) * HEADS // max(2, kv_heads)
+    assert kept(Pattern("dense"), kv_heads) == 2 * kv_heads * 96 * (4 + 8) * 2
 
 
 @given(keys=st.sampled_from(SETS), n=st.integers(1, 60))

@@ -32,6 +32,15 @@ def test_every_pattern_draws_itself_at_any_length(name: str, mode: str, tmp_path
     assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 3
 
 
+def test_heads_have_the_numbers_that_the_network_gives_them() -> None:
+    """Heads with equal key sets are neighbours where they share keys."""
+    titles = {
+        kv_heads: [axes.get_title() for axes in draw_pattern(Pattern("fixed", 8, 2), 8, 50, kv_heads).axes[:2]]
+        for kv_heads in (None, 4)
+    }
+    assert titles == {None: ["fixed, heads 0, 4", "fixed, heads 1, 5"], 4: ["fixed, heads 0, 1", "fixed, heads 2, 3"]}
+
+
 @pytest.mark.parametrize("mode", ["merged", "interleaved", "multihead"])
 @pytest.mark.parametrize("name", ["dense", "strided", "fixed"])
 def test_no_words_are_cut_off(name: str, mode: str) -> None:

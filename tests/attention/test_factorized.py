@@ -20,9 +20,11 @@ Layer = tuple[KeySet, ...]
 HEADS = 4
 
 
-def draw(n: int, width: int = 6, width_v: int = 10, batch: int = 2, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+def draw(
+    n: int, width: int = 6, width_v: int = 10, batch: int = 2, dtype: torch.dtype = torch.float64, kv_heads: int = HEADS
+) -> list[Tensor]:
     generator = torch.Generator().manual_seed(n)
-    shapes = [(batch, HEADS, n, width)] * 2 + [(batch, HEADS, n, width_v)]
+    shapes = [(batch, HEADS, n, width), (batch, kv_heads, n, width), (batch, kv_heads, n, width_v)]
     drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
     return [x.to(dtype).requires_grad_() for x in drawn]
 
@@ -61,6 +63,14 @@ def test_the_smallest_tiles_give_the_same(pattern: Pattern, monkeypatch: pytest.
         monkeypatch.setattr(function, "CPU_BUDGET", budget)
         assert_equal_to_reference(draw(29), pattern.layer(HEADS, 0))
         assert_equal_to_reference(draw(29), pattern.layer(HEADS, 2))
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: f"{p.name}-{p.mode}-{p.distinct}")
+def test_heads_may_share_keys(pattern: Pattern, kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_equal_to_reference(draw(40, kv_heads=kv_heads), pattern.layer(HEADS, 0))
+    monkeypatch.setattr(function, "CPU_BUDGET", 60)  # a head after the other
+    assert_equal_to_reference(draw(29, kv_heads=kv_heads), pattern.layer(HEADS, 2))
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,6 +17,7 @@ from src.attention import (
     Window,
     head_groups,
 )
+from src.attention.patterns import shared_layer
 
 
 def previous(i: int, stride: int) -> set[int]:
@@ -162,3 +163,14 @@ def test_layers_that_cannot_be_are_refused() -> None:
         Pattern("strided").layer(0)
     with pytest.raises(ValueError, match="sub_block must be from 0 to 3, found 4"):
         Fixed(128, 32, 4)
+
+
+def test_heads_that_share_keys_see_alike_where_they_can() -> None:
+    pattern = Pattern("fixed", 8, 2)
+    for kv_heads in (None, 8):
+        assert shared_layer(pattern, 8, kv_heads) == pattern.layer(8)
+    shared = shared_layer(pattern, 8, 4)
+    assert shared == tuple(Fixed(8, 2, head // 2) for head in range(8))
+    assert sorted(map(repr, shared)) == sorted(map(repr, pattern.layer(8)))
+    heads = Pattern("strided", 8, mode="multihead")
+    assert shared_layer(heads, 4, 2, block=1) == heads.layer(4, 1)

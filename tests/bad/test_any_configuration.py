@@ -43,6 +43,7 @@ VALUES = {
     "model.depth": counts,
     "model.width": st.integers(0, 40),
     "model.heads": counts,
+    "model.kv_heads": counts | one_of("null"),
     "model.half_size_qk": switches,
     "model.half_size_ff": switches,
     "model.dropout": one_of(0, 0.1, 0.999, 1, -0.1, "nan"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from src.attention import Pattern
+from src.attention.chosen import chosen
 from src.decoding.decoder import Decoder
 from src.models.sparse_transformer import SparseTransformer
 from tests.models.recipes import RECIPES
@@ -48,6 +49,18 @@ def test_every_recipe_decodes_pictures_with_half_size_projections(recipe):
     model = trained(small(PATTERNS[4], depth=3, **options)).double().eval()
     x = torch.randint(256, (2, 37))
     torch.testing.assert_close(stepped(model, x, 11), model(x)[:, 11:].detach())
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("recipe", ["modern", "no biases"])
+@pytest.mark.parametrize("pattern", [*PATTERNS, chosen("local", {"window": 5, "dilation": 2})], ids=str)
+def test_shared_keys_decode_as_the_forward_pass(pattern, recipe, kv_heads):
+    options = RECIPES[recipe] | {"half_size_qk": True, "heads": 4, "kv_heads": kv_heads}
+    model = trained(small(pattern, **options)).double().eval()
+    x = torch.randint(256, (2, 37))
+    wanted = model(x).detach()
+    for prompt in (0, 9, 24):
+        torch.testing.assert_close(stepped(model, x, prompt), wanted[:, prompt:])
 
 
 def test_the_cache_holds_turned_keys():
@@ -123,6 +136,15 @@ def test_the_cache_is_as_small_as_the_pattern_allows():
         sizes[name] = Decoder(model, 3).cache_bytes
     assert sizes["dense"] == sizes["strided"] == 3 * 2 * 64 * 2 * 16 * 4
     assert sizes["fixed"] == 3 * 2 * (8 + 7 * 2) * 2 * 16 * 4
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("pattern", [Pattern("dense"), Pattern("strided", 8), Pattern("fixed", 8, 2, distinct=False)])
+def test_the_cache_is_smaller_by_the_ratio_of_heads(pattern, kv_heads):
+    whole, shared = (
+        Decoder(small(pattern, heads=4, context=64, kv_heads=some), 3).cache_bytes for some in (None, kv_heads)
+    )
+    assert whole == shared * 4 // kv_heads
 
 
 def test_what_cannot_be_is_refused():

@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 CONTEXT, GIVEN, COUNT = 1024, 131, 300
-OTHERS = ("modern", "modern pictures", "qk norm alone", "no biases")
+OTHERS = ("modern", "modern pictures", "qk norm alone", "no biases", "shared keys")
 
 
 def network_of(recipe: str) -> SparseTransformer:

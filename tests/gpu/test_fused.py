@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from src.attention import Pattern
+from src.attention.chosen import chosen
 from src.models.sparse_transformer import SparseTransformer
 from src.optimizers.build import OptimizerSettings
 from src.optimizers.schedule import Schedule
@@ -87,6 +88,26 @@ def test_every_recipe_is_as_exact_as_pytorch(recipe, recompute, dtype, x):
     plain = error(step(model(pattern, "eager", **keys), x, dtype), exact)
     fused = error(step(model(pattern, recompute=recompute, **keys), x, dtype), exact)
     assert fused <= 2 * plain
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("recompute", ["none", "light", "block"])
+@pytest.mark.parametrize("pattern", [*PATTERNS, chosen("local", {"window": 200})], ids=str)
+def test_shared_keys_are_as_exact_as_pytorch(pattern, recompute, kv_heads, x):
+    keys = RECIPES["modern"] | {"kv_heads": kv_heads}
+    exact = step(model(pattern, "eager", backend="torch", **keys).double(), x, torch.float64)
+    plain = error(step(model(pattern, "eager", **keys), x), exact)
+    fused = error(step(model(pattern, recompute=recompute, **keys), x), exact)
+    assert fused <= 2 * plain
+
+
+@pytest.mark.parametrize("pattern", PATTERNS[1:], ids=str)
+def test_a_captured_step_of_shared_keys_is_the_same_step(pattern, x):
+    plain, captured = (model(pattern, dropout=0.4, cuda_graph=graph, kv_heads=2) for graph in (False, True))
+    for seed in range(3):
+        wanted, found = step(plain, x, seed=seed), step(captured, x, seed=seed)
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+        captured.captured.detach_gradients()
 
 
 @pytest.mark.parametrize("recompute", ["none", "block"])

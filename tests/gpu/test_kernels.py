@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from src.attention.key_sets import KeySet
-from src.attention.patterns import Pattern
+from src.attention.patterns import Pattern, shared_layer
 from src.attention.triton import problem
 
 pytestmark = [
@@ -31,12 +31,15 @@ CASES = [
 ]
 
 
-def tensors(n: int, heads: int, qk: int, v: int, dtype: torch.dtype, seed: int = 0) -> list[torch.Tensor]:
+def tensors(
+    n: int, heads: int, qk: int, v: int, dtype: torch.dtype, seed: int = 0, kv_heads: int | None = None
+) -> list[torch.Tensor]:
     """Strided q, k, v and a gradient of the output, as a fused projection gives them."""
     generator = torch.Generator("cuda").manual_seed(seed)
-    fused = torch.randn(2, n, heads * (2 * qk + v), device="cuda", generator=generator).to(dtype)
-    parts = fused.split([heads * qk, heads * qk, heads * v], -1)
-    q, k, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2).requires_grad_() for x in parts)
+    shared = kv_heads or heads
+    fused = torch.randn(2, n, heads * qk + shared * (qk + v), device="cuda", generator=generator).to(dtype)
+    parts = zip(fused.split([heads * qk, shared * qk, shared * v], -1), (heads, shared, shared), strict=True)
+    q, k, value = (x.unflatten(-1, (count, -1)).transpose(1, 2).requires_grad_() for x, count in parts)
     return [q, k, value, torch.randn(2, heads, n, v, device="cuda", generator=generator).to(dtype)]
 
 
@@ -50,9 +53,10 @@ def exact(
 ) -> list[torch.Tensor]:
     """Output and gradients in float64; a row that sees nothing gives 0."""
     q, k, v = (x.detach().double().requires_grad_() for x in (q, k, v))
-    scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    each_k, each_v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    scores = (q @ each_k.transpose(-1, -2)) * q.shape[-1] ** -0.5
     p = torch.softmax(scores.masked_fill(~mask, -1e300), -1) * mask
-    out = p @ v
+    out = p @ each_v
     return [out, *torch.autograd.grad(out, (q, k, v), dout.double())]
 
 
@@ -61,7 +65,8 @@ def pytorch(
 ) -> list[torch.Tensor]:
     """PyTorch's own fused attention with the mask, in the inputs' number format."""
     seen = mask.any(-1)[:, :, None]
-    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=(mask | ~seen)) * seen
+    each = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    out = torch.nn.functional.scaled_dot_product_attention(q, *each, attn_mask=(mask | ~seen)) * seen
     return [out, *torch.autograd.grad(out, (q, k, v), dout)]
 
 
@@ -78,9 +83,12 @@ def error(found: torch.Tensor, true: torch.Tensor) -> float:
     return ((found.double() - true).norm() / true.norm().clamp_min(1e-30)).item()
 
 
-def check(pattern: Pattern, n: int, heads: int, qk: int, v: int, dtype: torch.dtype, block: int = 0) -> None:
-    layer = pattern.layer(heads, block)
-    given = tensors(n, heads, qk, v, dtype)
+def check(
+    pattern: Pattern, n: int, heads: int, qk: int, v: int, dtype: torch.dtype, block: int = 0,
+    kv_heads: int | None = None,
+) -> None:  # fmt: skip
+    layer = shared_layer(pattern, heads, kv_heads, block)
+    given = tensors(n, heads, qk, v, dtype, kv_heads=kv_heads)
     mask = masks(layer, n)
     true = exact(*given, mask)
     if dtype == torch.float32:
@@ -114,6 +122,14 @@ def test_patterns(pattern: Pattern, dtype: torch.dtype) -> None:
     check(pattern, 1100, 3, 64, 64, dtype)
     if pattern.mode == "interleaved":
         check(pattern, 1100, 3, 64, 64, dtype, block=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("mode", ["merged", "multihead"])
+@pytest.mark.parametrize("name", ["strided", "fixed"])
+def test_heads_that_share_keys(name: str, mode: str, kv_heads: int, dtype: torch.dtype) -> None:
+    check(Pattern(name, 128, 32, mode), 1100, 8, 64, 64, dtype, kv_heads=kv_heads)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("n", [1, 31, 128, 513, 1536])

@@ -35,6 +35,13 @@ def test_the_estimate_is_near_what_was_measured():
     assert by_kind["light"] - by_kind["block"] == pytest.approx(6.0 - 2.6, rel=0.15)
 
 
+def test_shared_keys_take_less():
+    """Of the 12 tensors of a block keys and values are two, of which a quarter is left."""
+    line = ("experiment=enwik8", "model.recompute=none", "data.batch_size=2")
+    whole, shared = (activation_bytes(composed(*line, f"model.kv_heads={some}")) for some in ("null", 2))
+    assert whole - shared == 2 * 12_288 * 30 * 512 * 2 * 3 // 2
+
+
 @pytest.mark.parametrize("experiment", ["cifar10", "imagenet64", "long", "quickstart"])
 def test_something_can_always_be_lowered_and_it_is_allowed(experiment):
     from src.config.checks import check

@@ -14,5 +14,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "qk norm alone": {"options": BlockOptions(qk_norm=0.7)},
     "rms with biases": {"options": BlockOptions(norm="rms")},
     "no biases": {"options": BlockOptions(bias=False), "rotary": 50.0, "half_size_qk": True},
+    "shared keys": {"kv_heads": 1, "rotary": 10000.0, "options": BlockOptions(qk_norm=0.7)},
     "no positions": {"position_embeddings": False, "options": BlockOptions(activation="relu2")},
 }

@@ -22,6 +22,12 @@ def test_weights_of_every_recipe_are_the_networks_own(recipe):
     check(SparseTransformer(pattern=pattern, context=50, depth=2, width=32, heads=4, **RECIPES[recipe]))
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_weights_of_heads_that_share_keys_are_the_networks_own(kv_heads):
+    shape = {"context": 50, "depth": 2, "width": 32, "heads": 4, "kv_heads": kv_heads}
+    check(SparseTransformer(pattern=Pattern("fixed", 8, 4), **shape, **RECIPES["modern"]))
+
+
 def check(model):
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
@@ -33,7 +39,8 @@ def check(model):
     table = None if model.rotary is None else model.rotary(0, 50)
     for block, found in zip(model.blocks, weights, strict=True):
         normed = block.attention_norm(hidden)
-        v = block.attention.project_in(normed)[0].split(block.attention.widths, -1)[2].unflatten(-1, (4, -1))
+        v = block.attention.project_in(normed)[0].split(block.attention.widths, -1)[2]
+        v = v.unflatten(-1, (block.attention.heads[2], -1)).repeat_interleave(4 // block.attention.heads[2], 1)
         mixed = torch.einsum("hqn,nhd->qhd", found, v).flatten(1)
         torch.testing.assert_close(
             block.attention.project_out(mixed)[None], block.attention(normed, table), atol=1e-4, rtol=1e-4

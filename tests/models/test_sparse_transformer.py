@@ -164,6 +164,40 @@ def test_half_size_projections():
     assert model(torch.randint(256, (1, 37))).shape == (1, 37, 256)
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("recipe", ["modern", "no biases", "qk norm alone"])
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_heads_that_share_keys_are_heads_with_equal_keys(pattern, recipe, kv_heads):
+    """The same network with all its heads has the rows of keys and values once for each head that shares them."""
+    options = RECIPES[recipe] | {"heads": 4, "half_size_qk": True}
+    shared = trained(small(pattern, kv_heads=kv_heads, **options)).double().eval()
+    whole = trained(small(pattern, **options)).double().eval()
+    weights = shared.state_dict()
+    for name in [name for name in weights if "project_in" in name]:
+        parts = weights[name].split(shared.blocks[0].attention.widths)
+        keys_values = [
+            x.unflatten(0, (kv_heads, -1)).repeat_interleave(4 // kv_heads, 0).flatten(0, 1) for x in parts[1:]
+        ]
+        weights[name] = torch.cat([parts[0], *keys_values])
+    whole.load_state_dict(weights)
+    for one, other in zip(whole.blocks, shared.blocks, strict=True):
+        one.attention.layer = other.attention.layer  # heads of equal key sets are put side by side
+    x = torch.randint(256, (2, 37))
+    torch.testing.assert_close(shared(x), whole(x))
+
+
+def test_without_shared_keys_nothing_changes():
+    one, other = small(heads=4).state_dict(), small(heads=4, kv_heads=4).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one | other)
+
+
+def test_shared_keys_make_the_projection_smaller_and_keep_its_spread():
+    model = small(width=512, heads=8, kv_heads=2, half_size_qk=True, context=512, row=128)
+    project = model.blocks[0].attention.project_in
+    assert model.blocks[0].attention.widths == (256, 64, 128) and project.out_features == 256 + 64 + 128
+    assert project.weight.std().item() == pytest.approx(0.125 / math.sqrt(512), rel=0.02)
+
+
 def test_positions_of_text_and_pictures():
     assert grid_coordinates("text", 6, 4).tolist() == [[0, 0, 0, 0, 1, 1], [0, 1, 2, 3, 0, 1]]
     rows, columns, channels = grid_coordinates("image", 2 * 3 * 3, 3).tolist()
@@ -199,6 +233,9 @@ def test_first_output_depends_on_the_start_symbol_alone():
 def test_wrong_sizes_are_refused():
     with pytest.raises(ValueError, match="heads must divide"):
         small(heads=3)
+    for kv_heads in (0, 3, 4):
+        with pytest.raises(ValueError, match=rf"kv_heads must divide heads \(2\), found {kv_heads}"):
+            small(kv_heads=kv_heads)
     with pytest.raises(ValueError, match="at most 37 positions, found 38"):
         small()(torch.zeros(1, 38, dtype=torch.uint8))
 

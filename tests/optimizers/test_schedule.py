@@ -13,10 +13,9 @@ from src.optimizers.schedule import Schedule
 SHAPES = ("cosine", "linear")
 
 
-def small() -> SparseTransformer:
-    return SparseTransformer(
-        pattern=Pattern("strided", 8), context=32, depth=2, width=16, heads=2, row=8, half_size_qk=True
-    )
+def small(**heads: int) -> SparseTransformer:
+    shape = {"context": 32, "depth": 2, "width": 16, "heads": 2, "row": 8} | heads
+    return SparseTransformer(pattern=Pattern("strided", 8), half_size_qk=True, **shape)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -73,3 +72,10 @@ def test_muon_takes_the_matrices_of_blocks_and_knows_what_they_consist_of():
     assert [named[id(p)] for p in found[8, 8, 16]] == fused
     parts = ("attention.project_out", "feed_forward.expand", "feed_forward.contract")
     assert {named[id(p)] for p in found[None]} == {f"blocks.{b}.{part}.weight" for b in range(2) for part in parts}
+
+
+def test_shared_keys_and_values_are_smaller_matrices_for_muon():
+    model = small(heads=4, kv_heads=1)
+    found = muon_matrices(model)
+    assert found.keys() == {(8, 2, 4), None}
+    assert {p.shape for p in found[8, 2, 4]} == {(14, 16)}

@@ -120,6 +120,9 @@ def test_the_paper_s_own_run_is_comparable():
     run.config |= {"data.context": 12_288, "model.depth": 30, "model.width": 512, "model.heads": 8}
     run.config |= {"trainer.max_steps": None}
     assert why_not_comparable("enwik8", [run]) == []
+    run.config["model.kv_heads"] = 2
+    assert why_not_comparable("enwik8", [run]) == ["another model (kv_heads 2 instead of null)"]
+    run.config["model.kv_heads"] = None
     run.state = "failed"
     assert why_not_comparable("enwik8", [run]) == ["not all runs are finished"]
 

@@ -29,6 +29,7 @@ def test_keys_that_it_lacks_have_their_old_meaning():
     assert (config.optimizer.name, config.optimizer.schedule, config.optimizer.warmup_steps) == ("adamw", "cosine", 2)
     model = config.model
     assert (model.rotary, model.qk_norm, model.zero_outputs, model.embedding_std) == (None, None, False, None)
+    assert model.kv_heads is None
     assert (model.norm, model.bias, model.activation, model.position_embeddings) == ("layer", True, "gelu", "always")
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scripts.export import main
-from src.library import UserError, load_model
+from src.library import UserError, generate, load_model
 from tests.in_process import new_run, train
 
 
@@ -25,6 +25,16 @@ def test_an_export_computes_what_the_run_computes(run, tmp_path, capsys):
     x = torch.randint(256, (2, 50))
     assert torch.equal(load_model(folder)(x), load_model(run)(x))
     assert "bits_per_byte" in (folder / "README.md").read_text()
+
+
+def test_a_network_of_shared_keys_is_read_back(tmp_path):
+    run = new_run(tmp_path, "trainer.accelerator=cpu", "trainer.max_steps=2", "model.kv_heads=1")
+    train(run)
+    assert main([f"run={run.path}", f"folder={tmp_path / 'model'}"]) == 0
+    model, x = load_model(tmp_path / "model"), torch.randint(256, (2, 50))
+    assert {block.attention.heads for block in model.blocks} == {(2, 1, 1)}
+    assert torch.equal(model(x), load_model(run.path)(x))
+    assert generate(model, x[:, :9].to(torch.uint8), 3).shape == (2, 12)
 
 
 def test_nothing_of_the_machine_goes_along(run, tmp_path):

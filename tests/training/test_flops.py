@@ -12,6 +12,7 @@ from src.training.flops import RunFlops, TrainingFlops, training_flops
 SHAPES = [
     {"depth": 2, "width": 32, "heads": 4},
     {"depth": 3, "width": 16, "heads": 2, "half_size_qk": True, "half_size_ff": True},
+    {"depth": 2, "width": 32, "heads": 4, "kv_heads": 1, "half_size_qk": True},
 ]
 
 

@@ -18,7 +18,7 @@ SHARES = [(unit, recompute) for unit in (1, 8_000, 1 << 24) for recompute in ("n
 def network(recompute):
     torch.manual_seed(0)
     made = SparseTransformer(
-        pattern=Pattern("strided", 8), context=N, depth=DEPTH, width=16, heads=2, row=8, recompute=recompute
+        pattern=Pattern("strided", 8), context=N, depth=DEPTH, width=16, heads=4, kv_heads=2, row=8, recompute=recompute
     )
     nn.init.normal_(made.output.weight, std=0.1)  # or nothing before it has a gradient
     return made.train()

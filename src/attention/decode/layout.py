@@ -11,6 +11,9 @@ What a query may see shrinks as decoding goes on, so most patterns need far less
     Summary             c for each block                       the cells up to t
     any other           n, slot j                              slots 0 .. t that ``sees`` keeps
 
+Heads that share keys and values (grouped-query attention) share slots where they keep the same keys. Heads with unlike
+sub-blocks of ``Fixed`` or ``Summary`` keep the cells of each.
+
 The own block is stored backwards so that with the cells behind it a query of ``Fixed`` reads one contiguous run.
 Positions and slots are plain integers here; ``src/attention/triton/decode.py`` does the same arithmetic on the GPU.
 """
@@ -19,7 +22,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import accumulate, groupby
+from functools import cached_property
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -67,6 +71,13 @@ class HeadLayout:
     summary: int = 0
     first_cell: int = 0
     keys: KeySet | None = None
+
+    @property
+    def places(self) -> tuple[Kind, int, tuple[int, ...]]:
+        """What decides which keys are kept and where: heads that share keys and are alike in it share slots."""
+        if self.kind in (Kind.ROW, Kind.RING):
+            return self.kind, self.capacity, ()
+        return self.kind, self.capacity, (self.stride, self.summary, self.first_cell)
 
     def writes(self, t: int) -> list[int]:
         """Slots that the key of position ``t`` goes to: none, one or two."""
@@ -142,44 +153,71 @@ def head_layout(keys: KeySet, n: int) -> HeadLayout:
     return HeadLayout(Kind.ROW, n, reach=n, keys=keys)
 
 
+class Store(NamedTuple):
+    """Slots that neighbouring heads read together: they share keys, and keep them in the same places."""
+
+    start: int  # heads of queries
+    stop: int
+    key_head: int
+    slot: int  # first of the store in the layer's cache
+
+
 class Group(NamedTuple):
-    """Neighbouring heads whose slots are used alike but for the place of their cells."""
+    """Neighbouring heads whose slots are used alike but for the place of their cells; every store has equally many."""
 
     start: int
     stop: int
+    stores: int
     slot: int  # first slot of the group in the layer's cache
 
 
 @dataclass(frozen=True)
 class LayerLayout:
-    """The slots of all heads of one layer, one head after the other.
+    """The slots of all heads of one layer, one store after the other.
 
     Args:
-        heads: the layout of every head.
+        heads: the layout of every head of the queries.
+        ratio: so many neighbouring heads share keys and values.
     """
 
     heads: tuple[HeadLayout, ...]
+    ratio: int = 1
+
+    @cached_property
+    def stores(self) -> tuple[Store, ...]:
+        """The stores in the order of their slots: one a head of keys, or more where its heads keep unlike keys."""
+        found: list[Store] = []
+        slot = 0
+        for (key_head, places), run in groupby(
+            range(len(self.heads)), key=lambda h: (h // self.ratio, self.heads[h].places)
+        ):
+            heads = list(run)
+            found.append(Store(heads[0], heads[-1] + 1, key_head, slot))
+            slot += places[1]
+        return tuple(found)
 
     @property
     def slots(self) -> int:
         """Slots of the whole layer."""
-        return sum(head.capacity for head in self.heads)
+        return sum(self.heads[store.start].capacity for store in self.stores)
 
     @property
     def offsets(self) -> list[int]:
-        """First slot of each head."""
-        return [0, *accumulate(head.capacity for head in self.heads)][: len(self.heads)]
+        """First slot of each head of the queries."""
+        return [store.slot for store in self.stores for _ in range(store.start, store.stop)]
 
-    @property
+    @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Runs of heads that one tensor operation can serve."""
+        offsets = self.offsets
 
         def alike(index: int) -> tuple[object, ...]:
             head = self.heads[index]
             return head.kind, head.capacity, head.stride, head.reach, head.columns, head.summary, head.keys is None
 
-        runs = [list(run) for _, run in groupby(range(len(self.heads)), key=alike)]
-        return tuple(Group(run[0], run[-1] + 1, self.offsets[run[0]]) for run in runs)
+        parts = [list(run) for _, run in groupby(range(len(self.heads)), key=lambda h: (offsets[h], alike(h)))]
+        runs = [list(run) for _, run in groupby(parts, key=lambda part: (len(part), alike(part[0])))]
+        return tuple(Group(run[0][0], run[-1][-1] + 1, len(run), offsets[run[0][0]]) for run in runs)
 
     def most_reads(self, n: int) -> int:
         """Upper bound of the slots that any head's query reads, for sequences of up to ``n`` positions."""
@@ -191,6 +229,6 @@ class LayerLayout:
         )
 
 
-def layer_layout(layer: tuple[KeySet, ...], n: int) -> LayerLayout:
-    """Plan the cache of one layer for sequences of up to ``n`` positions."""
-    return LayerLayout(tuple(head_layout(keys, n) for keys in layer))
+def layer_layout(layer: tuple[KeySet, ...], n: int, kv_heads: int | None = None) -> LayerLayout:
+    """Plan the cache of one layer for sequences of up to ``n`` positions; ``kv_heads`` as ``LayerCache`` takes it."""
+    return LayerLayout(tuple(head_layout(keys, n) for keys in layer), len(layer) // (kv_heads or len(layer)))

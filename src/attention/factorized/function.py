@@ -26,8 +26,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, layer: tuple[KeySet, ...], scale: f
 
     Args:
         q: (B, H, N, D), any strides.
-        k: (B, H, N, D), likewise.
-        v: (B, H, N, Dv), likewise.
+        k: (B, Hkv, N, D), likewise; Hkv divides H, and neighbouring heads of queries share keys and values.
+        v: (B, Hkv, N, Dv), likewise.
         layer: the key set of every head, any but `Dense`.
         scale: factor of the scores.
         out: (B, H, N, Dv), is written.
@@ -57,6 +57,8 @@ def backward(
         out, lse: as `forward` wrote them.
         gradients: dq, dk and dv, shaped as q, k and v; are written.
     """
+    ratio = q.shape[1] // k.shape[1]
+    own = gradients if ratio == 1 else (gradients[0], *(_for_each_head(x, q) for x in (k, v)))
     with torch.autocast(q.device.type, enabled=False):
         for job in _jobs(q, layer):
             d_rows = job.pack(d_out)
@@ -64,13 +66,21 @@ def backward(
             sums = Backward(job.read(q, k, v, scale), d_rows, job.pack(lse), delta)
             for tile in job.tiles(q.shape[2]):
                 sums.add(tile)
-            for target, gradient in zip(gradients, sums.finish(scale), strict=True):
+            for target, gradient in zip(own, sums.finish(scale), strict=True):
                 job.write(target, gradient)
+    if ratio > 1:
+        for shared, each in zip(gradients[1:], own[1:], strict=True):
+            shared.copy_(each.unflatten(1, (-1, ratio)).sum(2))
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype that sums are computed in: float64 stays, all else is float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _for_each_head(x: Tensor, q: Tensor) -> Tensor:
+    """Room for what each head of queries makes of shared keys or values, (B, H, N, width)."""
+    return x.new_empty(*q.shape[:3], x.shape[3], dtype=compute_dtype(x))
 
 
 @dataclass(frozen=True)
@@ -83,9 +93,14 @@ class _Job:
     budget: int
     dtype: torch.dtype
 
-    def pack(self, x: Tensor) -> Tensor:
-        """Copy this job's heads of (B, H, N, width) to a contiguous (G, N, width) in the dtype of the computation."""
-        return x[self.batch, self.heads].to(self.dtype).flatten(0, 1).contiguous()
+    def pack(self, x: Tensor, ratio: int = 1) -> Tensor:
+        """Copy this job's heads of (B, H / ratio, N, width) to a contiguous (G, N, width) in the dtype of the
+        computation; ``ratio`` neighbouring heads share one of ``x``."""
+        if ratio == 1:
+            return x[self.batch, self.heads].to(self.dtype).flatten(0, 1).contiguous()
+        first, count = self.heads.start // ratio, self.heads.stop - self.heads.start
+        each = x[self.batch, first : (self.heads.stop - 1) // ratio + 1].to(self.dtype).repeat_interleave(ratio, 1)
+        return each[:, self.heads.start - first * ratio :][:, :count].flatten(0, 1).contiguous()
 
     def write(self, x: Tensor, values: Tensor) -> None:
         """Copy (G, N, width) to this job's heads of (B, H, N, width)."""
@@ -96,11 +111,12 @@ class _Job:
         batch = len(range(*self.batch.indices(q.shape[0])))
         first = self.group.first_cells[self.heads.start - self.group.start : self.heads.stop - self.group.start]
         keys: Any = self.group.first
+        ratio = q.shape[1] // k.shape[1]
         if first:
             cells = Cells.locate(first * batch, q.shape[2], keys.stride, keys.summary, q.device)
         else:
             cells = Cells(q.new_zeros(batch * (self.heads.stop - self.heads.start)), q.new_zeros(0))
-        return Sequences(self.pack(q).mul(scale * LOG2_E), self.pack(k), self.pack(v), cells)
+        return Sequences(self.pack(q).mul(scale * LOG2_E), self.pack(k, ratio), self.pack(v, ratio), cells)
 
     def tiles(self, n: int) -> Iterator[Tile]:
         return tiles_of(self.group.first, n, self.budget)

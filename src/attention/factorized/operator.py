@@ -25,8 +25,8 @@ def factorized_attention(q: Tensor, k: Tensor, v: Tensor, layer: tuple[KeySet, .
 
     Args:
         q: (B, H, N, D) queries, any strides; fp16, bf16 (computed in fp32), fp32 or fp64.
-        k: (B, H, N, D) keys, likewise.
-        v: (B, H, N, Dv) values, likewise.
+        k: (B, Hkv, N, D) keys, likewise; Hkv divides H, and neighbouring heads of queries share keys and values.
+        v: (B, Hkv, N, Dv) values, likewise.
         layer: the key set of every head, any but `Dense`.
         scale: factor of the scores.
 
@@ -94,8 +94,8 @@ def _flops(q: Any, names: str, numbers: list[int], width: int) -> int:
 
 
 def _results(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    batch, heads, n, width = v.shape
-    out = v.new_empty((batch, n, heads, width)).transpose(1, 2)
+    batch, heads, n, _ = q.shape
+    out = v.new_empty((batch, n, heads, v.shape[-1])).transpose(1, 2)
     return out, q.new_empty((batch, heads, n, 1), dtype=function.compute_dtype(q))
 
 

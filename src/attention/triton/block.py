@@ -25,6 +25,7 @@ from src.attention.triton.steps import (
     padded,
     see_keys,
     see_queries,
+    shared_of,
     store_numbers,
     store_rows,
     use_scores,
@@ -32,9 +33,11 @@ from src.attention.triton.steps import (
 
 
 @triton.jit
-def _first_cell(head, first_sub, sub_step, STRIDE: tl.constexpr, SUMMARY: tl.constexpr):
+def _first_cell(head, first_sub, sub_step, REPEAT: tl.constexpr, STRIDE: tl.constexpr, SUMMARY: tl.constexpr):
     """First summary cell within a block for one head of the group; 0 where there are none."""
     cell = head * 0
+    if REPEAT > 1:
+        head //= REPEAT
     if SUMMARY > 0:
         cell = STRIDE - ((first_sub + head * sub_step) % (STRIDE // SUMMARY) + 1) * SUMMARY
     return cell
@@ -141,7 +144,8 @@ def _over_keys(acc, top, total, q, dout, k, v, start, n, first, scale, OWN: tl.c
 @triton.jit
 def block_queries(q, k, v, out, lse, dout, delta, dq, n, scale, heads, groups, first_sub, sub_step,
                   GRAD: tl.constexpr, OWN: tl.constexpr, STRIDE: tl.constexpr, SUMMARY: tl.constexpr,
-                  QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+                  REPEAT: tl.constexpr, RATIO: tl.constexpr, SHIFT: tl.constexpr, QK: tl.constexpr, V: tl.constexpr,
+                  BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """One tile of queries: forward writes out and lse; backward (GRAD) reads them and writes delta and dq.
 
     Grid: tiles x (batch x heads), the last tiles first since they see the most summary cells.
@@ -149,8 +153,9 @@ def block_queries(q, k, v, out, lse, dout, delta, dq, n, scale, heads, groups, f
     tile = tl.cdiv(n, BM) - 1 - tl.program_id(0) // groups
     group = tl.program_id(0) % groups
     batch, head = group // heads, group % heads
-    first = _first_cell(head, first_sub, sub_step, STRIDE, SUMMARY)
-    q, k, v = head_of(q, batch, head), head_of(k, batch, head), head_of(v, batch, head)
+    first = _first_cell(head, first_sub, sub_step, REPEAT, STRIDE, SUMMARY)
+    q = head_of(q, batch, head)
+    k, v = shared_of(k, batch, head, RATIO, SHIFT), shared_of(v, batch, head, RATIO, SHIFT)
     out, lse = head_of(out, batch, head), head_of(lse, batch, head)
     if GRAD:
         dout = head_of(dout, batch, head)
@@ -207,9 +212,12 @@ def _block_seen(dk, dv, keys, values, q, lse, dout, delta, start, n, scale, STRI
 
 @triton.jit
 def block_keys(q, k, v, lse, dout, delta, dk, dv, n, scale, heads, groups, first_sub, sub_step, cell_tiles,
-               OWN: tl.constexpr, STRIDE: tl.constexpr, SUMMARY: tl.constexpr, QK: tl.constexpr, V: tl.constexpr,
-               BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+               OWN: tl.constexpr, STRIDE: tl.constexpr, SUMMARY: tl.constexpr, REPEAT: tl.constexpr,
+               RATIO: tl.constexpr, SHIFT: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+               BN: tl.constexpr):  # fmt: skip
     """Gradients of one tile of keys, written once by one program: no atomics, the same bits every time.
+
+    Where heads of queries share keys, each has dk and dv of its own; the caller adds them up.
 
     Grid: (tiles of cells, then tiles of the sequence) x (batch x heads). The first kind writes the cells, seen by
     every later query, the heaviest first; the second writes all other keys (with no OWN, zeros).
@@ -217,8 +225,9 @@ def block_keys(q, k, v, lse, dout, delta, dk, dv, n, scale, heads, groups, first
     tile = tl.program_id(0) // groups
     group = tl.program_id(0) % groups
     batch, head = group // heads, group % heads
-    first = _first_cell(head, first_sub, sub_step, STRIDE, SUMMARY)
-    q, k, v = head_of(q, batch, head), head_of(k, batch, head), head_of(v, batch, head)
+    first = _first_cell(head, first_sub, sub_step, REPEAT, STRIDE, SUMMARY)
+    q = head_of(q, batch, head)
+    k, v = shared_of(k, batch, head, RATIO, SHIFT), shared_of(v, batch, head, RATIO, SHIFT)
     lse, dout, delta = head_of(lse, batch, head), head_of(dout, batch, head), head_of(delta, batch, head)
     sum_k = tl.zeros((BN, padded(QK)), tl.float32)
     sum_v = tl.zeros((BN, padded(V)), tl.float32)

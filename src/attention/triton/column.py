@@ -25,6 +25,7 @@ from src.attention.triton.steps import (
     see_each_other,
     see_keys,
     see_queries,
+    shared_of,
     store_numbers,
     store_rows,
 )
@@ -78,11 +79,12 @@ def _place(tiles, heads, STRIDE: tl.constexpr, HEADS_FIRST: tl.constexpr, PER: t
 
 @triton.jit
 def column_forward(q, k, v, out, lse, n, scale, heads, tiles, STRICT: tl.constexpr, HEADS_FIRST: tl.constexpr,
-                   STRIDE: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-                   PER: tl.constexpr, TILES: tl.constexpr):  # fmt: skip
+                   STRIDE: tl.constexpr, RATIO: tl.constexpr, SHIFT: tl.constexpr, QK: tl.constexpr, V: tl.constexpr,
+                   BM: tl.constexpr, BN: tl.constexpr, PER: tl.constexpr, TILES: tl.constexpr):  # fmt: skip
     """Output and log-sum-exp of one tile of PER neighbouring columns. Grid: batch x tiles x columns / PER x heads."""
     batch, head, first, tile = _place(tiles, heads, STRIDE, HEADS_FIRST, PER)
-    q, k, v = head_of(q, batch, head), head_of(k, batch, head), head_of(v, batch, head)
+    q = head_of(q, batch, head)
+    k, v = shared_of(k, batch, head, RATIO, SHIFT), shared_of(v, batch, head, RATIO, SHIFT)
     out, lse = head_of(out, batch, head), head_of(lse, batch, head)
     start = tile * BM
     local = tl.arange(0, BM)
@@ -136,14 +138,16 @@ def _at_once(q, k, v, out, lse, size, scale, STRICT: tl.constexpr, QK: tl.conste
 
 @triton.jit
 def column_backward(q, k, v, out, lse, dout, delta, dq, dk, dv, n, scale, heads, tiles, STRICT: tl.constexpr,
-                    HEADS_FIRST: tl.constexpr, STRIDE: tl.constexpr, QK: tl.constexpr, V: tl.constexpr,
-                    BM: tl.constexpr, BN: tl.constexpr, PER: tl.constexpr, TILES: tl.constexpr):  # fmt: skip
+                    HEADS_FIRST: tl.constexpr, STRIDE: tl.constexpr, RATIO: tl.constexpr, SHIFT: tl.constexpr,
+                    QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PER: tl.constexpr,
+                    TILES: tl.constexpr):  # fmt: skip
     """Gradients of the BM rows of one tile of PER columns, as queries and as keys; other rows come in tiles of BN.
 
     Writes delta if asked, for the window pass that follows. Grid: batch x tiles x columns / PER x heads.
     """
     batch, head, first, tile = _place(tiles, heads, STRIDE, HEADS_FIRST, PER)
-    q, k, v = head_of(q, batch, head), head_of(k, batch, head), head_of(v, batch, head)
+    q = head_of(q, batch, head)
+    k, v = shared_of(k, batch, head, RATIO, SHIFT), shared_of(v, batch, head, RATIO, SHIFT)
     out, lse, dout = head_of(out, batch, head), head_of(lse, batch, head), head_of(dout, batch, head)
     dq, dk, dv = head_of(dq, batch, head), head_of(dk, batch, head), head_of(dv, batch, head)
     if delta is not None:

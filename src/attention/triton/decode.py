@@ -1,9 +1,10 @@
 # mypy: disable-error-code="no-untyped-def"
 """One new query a head against the cache of ``src.attention.decode``: stores its key and value, reads its pattern row.
 
-A program serves one head of one sequence, or one of SPLITS shares of its row. The position is read from memory, so a
-CUDA graph of the launch serves every position. Products and softmax are fp32 (section 5.6). With OVERLAP a kernel
-starts while the one before still runs, and waits for it before it reads the projection; the position is older.
+A program serves one head of one sequence, or one of SPLITS shares of its row. RATIO neighbouring heads share a
+key and a value (grouped-query attention). The position is read from memory, so a CUDA graph of the launch serves every
+position. Products and softmax are fp32 (section 5.6). With OVERLAP a kernel starts while the one before still runs, and
+waits for it before it reads the projection; the position is older.
 Queries and keys are normalised and turned to their position as they are read: the cache holds turned keys.
 """
 
@@ -64,8 +65,9 @@ def _turned(x, cols, inside, cosine, sine, D: tl.constexpr, NORM: tl.constexpr, 
 @triton.jit
 def decode_attention(  # noqa: PLR0915
                      qkv, keys, values, partial, lse, out, table, position, cosines, sines, slots, scale,
-                     HEADS: tl.constexpr, SPLITS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BN: tl.constexpr,
-                     STAGES: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr, OVERLAP: tl.constexpr):  # fmt: skip
+                     HEADS: tl.constexpr, RATIO: tl.constexpr, SPLITS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr,
+                     BN: tl.constexpr, STAGES: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
+                     OVERLAP: tl.constexpr):  # fmt: skip
     """Write (batch, head, split) partial outputs and their base-2 log-sum-exp, LOWEST for a share without keys; with a
     single share the output itself."""
     if OVERLAP:
@@ -95,7 +97,7 @@ def decode_attention(  # noqa: PLR0915
 
     qk_cols, v_cols = tl.arange(0, padded(QK)), tl.arange(0, padded(V))
     qk_in, v_in = qk_cols < QK, v_cols < V
-    new = qkv + batch.to(tl.int64) * (HEADS * (2 * QK + V))
+    new = qkv + batch.to(tl.int64) * (HEADS * QK + HEADS // RATIO * (QK + V))
     ROTARY: tl.constexpr = cosines is not None
     cosine, sine = 1.0, 0.0
     if ROTARY:
@@ -127,12 +129,14 @@ def decode_attention(  # noqa: PLR0915
         top = new_top
     whole_top = tl.max(top, 0)
     sees_own = (split == 0) & (own >= 0)
+    new_key = new + HEADS * QK + head // RATIO * QK
+    new_value = new + (HEADS + HEADS // RATIO) * QK + head // RATIO * V
     if ROTARY or NORM is not None:  # rounded as the cache will hold it
-        k_new = _turned(new + HEADS * QK + head * QK, qk_cols, qk_in, cosine, sine, QK, NORM, EPS, ROTARY)
+        k_new = _turned(new_key, qk_cols, qk_in, cosine, sine, QK, NORM, EPS, ROTARY)
         k_new = k_new.to(keys.dtype.element_ty)
     else:
-        k_new = tl.load(new + HEADS * QK + head * QK + qk_cols, mask=qk_in, other=0.0)
-    v_new = tl.load(new + 2 * HEADS * QK + head * V + v_cols, mask=v_in, other=0.0)
+        k_new = tl.load(new_key + qk_cols, mask=qk_in, other=0.0)
+    v_new = tl.load(new_value + v_cols, mask=v_in, other=0.0)
     own_score = tl.where(sees_own, tl.sum(k_new.to(tl.float32) * query, 0), LOWEST)
     whole_top = tl.maximum(whole_top, own_score)
     share = tl.exp2(top - whole_top)
@@ -146,7 +150,7 @@ def decode_attention(  # noqa: PLR0915
     else:
         tl.store(partial + place_out * V + v_cols, result, mask=v_in)
         tl.store(lse + place_out, tl.where(mass > 0, whole_top + tl.log2(some), LOWEST))
-    if split == 0:
+    if split == 0:  # heads that share keys and slots all write the same
         if own >= 0:
             tl.store(keys + (first_row + own) * QK + qk_cols, k_new, mask=qk_in)
             tl.store(values + (first_row + own) * V + v_cols, v_new, mask=v_in)
@@ -191,7 +195,7 @@ def launch(
     """Decode one position of every sequence and head.
 
     Args:
-        qkv: (B, H * (2 * Dqk + Dv)) the fused projection of the position, contiguous; bf16, fp16 or fp32.
+        qkv: (B, H * Dqk + Hkv * (Dqk + Dv)) the fused projection of the position, contiguous; bf16, fp16 or fp32.
         keys: (B, slots, Dqk) cache, contiguous; the position's keys are stored.
         values: (B, slots, Dv) likewise.
         partial: (B, H, S, Dv) float32, room for the output of each of S shares of the row.
@@ -208,12 +212,13 @@ def launch(
     """
     batch, heads, splits, v = partial.shape
     qk = keys.shape[-1]
+    kv_heads = (qkv.shape[-1] - heads * qk) // (qk + v)
     tile = tile or key_tile(qk + v, keys.element_size(), batch * heads * splits)
     cosines, sines = (None, None) if turns is None else turns
     arguments: tuple[Any, ...] = (qkv, keys, values, partial, lse, out, table, position, cosines, sines)
     decode_attention[(batch * heads * splits,)](
-        *arguments, keys.shape[1], scale * LOG2E, HEADS=heads, SPLITS=splits, QK=qk, V=v, BN=tile.keys,
-        STAGES=tile.stages, NORM=norm, EPS=eps, num_warps=tile.warps, **overlapping(overlap),
+        *arguments, keys.shape[1], scale * LOG2E, HEADS=heads, RATIO=heads // kv_heads, SPLITS=splits, QK=qk, V=v,
+        BN=tile.keys, STAGES=tile.stages, NORM=norm, EPS=eps, num_warps=tile.warps, **overlapping(overlap),
     )  # fmt: skip
     if splits > 1:
         join(partial, lse, out, overlap=overlap)

@@ -25,8 +25,9 @@ def sparse_attention(
     """Attend with the Triton kernels (section 5.5).
 
     Args:
-        q, k: (B, H, N, Dqk), any strides; bf16, fp16 or fp32. Under autocast they are cast to its dtype.
-        v: (B, H, N, Dv), likewise.
+        q: (B, H, N, Dqk), any strides; bf16, fp16 or fp32. Under autocast it is cast to its dtype.
+        k: (B, Hkv, N, Dqk), likewise. Hkv divides H, and neighbouring heads of queries share keys and values.
+        v: (B, Hkv, N, Dv), likewise.
         layer: the key set of each head, as ``Pattern.layer`` gives it; not ``Dense``.
         scale: positive softmax scale; 1/sqrt(Dqk) by default.
 
@@ -51,8 +52,9 @@ def sparse_attention_packed(
     """Attend straight from one fused projection; the backward pass writes its gradient as one tensor, no concatenation.
 
     Args:
-        qkv: (B, N, H * (2 * qk_width + v_width)): all heads' queries, then all heads' keys, then all heads' values.
-        layer: the key set of each of the H heads; not ``Dense``.
+        qkv: (B, N, H * qk_width + Hkv * (qk_width + v_width)): all heads' queries, then all heads' keys, then all
+            heads' values. Hkv divides H, and neighbouring heads of queries share keys and values.
+        layer: the key set of each of the H heads of queries; not ``Dense``.
         qk_width: width of one head's queries and keys.
         v_width: width of one head's values.
         scale: positive softmax scale; 1/sqrt(qk_width) by default.
@@ -64,9 +66,13 @@ def sparse_attention_packed(
         ValueError: shapes, dtypes or key sets that do not fit; the sentence says which.
     """
     qkv = _autocast(qkv)
-    width = len(layer) * (2 * qk_width + v_width)
-    if qkv.dim() != 3 or qkv.shape[-1] != width:
-        raise ValueError(f"qkv must be (batch, n, {width}) for {len(layer)} heads, found {tuple(qkv.shape)}")
+    heads = len(layer)
+    kv_heads, rest = divmod(qkv.shape[-1] - heads * qk_width, qk_width + v_width)
+    if qkv.dim() != 3 or rest or kv_heads < 1 or heads % kv_heads:
+        raise ValueError(
+            f"qkv must be (batch, n, {heads * qk_width} + {qk_width + v_width} a head of keys) for {heads} heads of "
+            f"queries and a divisor of that of keys, found {tuple(qkv.shape)}"
+        )
     _check_kind(qkv.dtype, max(qk_width, v_width), layer)
     out = torch.ops.sparse_transformer.attention_packed(qkv, encode(layer), qk_width, v_width, _scale(qk_width, scale))[
         0
@@ -96,13 +102,16 @@ def decode(code: tuple[int, ...]) -> tuple[KeySet, ...]:
 def unpack(
     qkv: torch.Tensor, heads: int, qk_width: int, v_width: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """View a fused (B, N, H * (2 * Dqk + Dv)) matrix as q, k (B, H, N, Dqk) and v (B, H, N, Dv); no copy."""
-    batch, n, _ = qkv.shape
+    """View a fused (B, N, H * Dqk + Hkv * (Dqk + Dv)) matrix as q (B, H, N, Dqk), k (B, Hkv, N, Dqk) and
+    v (B, Hkv, N, Dv); no copy."""
+    batch, n, width = qkv.shape
     long, row, col = qkv.stride()
-    start, keys = qkv.storage_offset(), heads * qk_width * col
-    q = qkv.as_strided((batch, heads, n, qk_width), (long, qk_width * col, row, col), start)
-    k = qkv.as_strided((batch, heads, n, qk_width), (long, qk_width * col, row, col), start + keys)
-    v = qkv.as_strided((batch, heads, n, v_width), (long, v_width * col, row, col), start + 2 * keys)
+    kv_heads = (width - heads * qk_width) // (qk_width + v_width)
+    keys = qkv.storage_offset() + heads * qk_width * col
+    values = keys + kv_heads * qk_width * col
+    q = qkv.as_strided((batch, heads, n, qk_width), (long, qk_width * col, row, col), qkv.storage_offset())
+    k = qkv.as_strided((batch, kv_heads, n, qk_width), (long, qk_width * col, row, col), keys)
+    v = qkv.as_strided((batch, kv_heads, n, v_width), (long, v_width * col, row, col), values)
     return q, k, v
 
 
@@ -223,7 +232,8 @@ def _flops(batch: int, n: int, layer: list[int], width: int) -> int:
 
 
 def _results(q: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return _like_rows(v), q.new_empty(q.shape[:3], dtype=torch.float32)
+    batch, heads, n, _ = q.shape
+    return v.new_empty(batch, n, heads, v.shape[-1]).transpose(1, 2), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
 def _packed_results(qkv: torch.Tensor, layer: list[int], v_width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -252,9 +262,13 @@ def _autocast(x: torch.Tensor) -> torch.Tensor:
 
 
 def _check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: tuple[KeySet, ...]) -> None:
-    if q.dim() != 4 or q.shape != k.shape or q.shape[:3] != v.shape[:3]:
+    alike = q.dim() == k.dim() == v.dim() == 4 and k.shape[:3] == v.shape[:3]
+    if not alike or (len(q), *q.shape[2:]) != (len(k), *k.shape[2:]) or k.shape[1] == 0 or q.shape[1] % k.shape[1]:
         shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
-        raise ValueError(f"q, k and v must be (batch, heads, n, width), q and k alike, found {shapes}")
+        raise ValueError(
+            f"q, k and v must be (batch, heads, n, width), the heads of k and v alike and a divisor of those of q, "
+            f"found {shapes}"
+        )
     if q.shape[1] != len(layer):
         raise ValueError(f"the layer has {len(layer)} heads, q has {q.shape[1]}")
     if not q.dtype == k.dtype == v.dtype:

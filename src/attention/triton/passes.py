@@ -6,7 +6,6 @@ only shapes and launches. Tensors may be any strided views; the results are writ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -27,13 +26,15 @@ LOG2E = 1.4426950408889634
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring heads that one launch serves: head h of the run has sub-block (first_sub + h * sub_step) mod l/c."""
+    """Neighbouring heads that one launch serves: head h of the run has sub-block (first_sub + floor(h / repeat) *
+    sub_step) mod l/c."""
 
     start: int
     stop: int
     keys: KeySet
     first_sub: int = 0
     sub_step: int = 0
+    repeat: int = 1
 
 
 @cache
@@ -55,7 +56,8 @@ def forward(
     """Write the attention output and its log-sum-exp.
 
     Args:
-        q, k: (B, H, N, Dqk); v: (B, H, N, Dv); any strides, one dtype (bf16, fp16 or fp32).
+        q: (B, H, N, Dqk); k: (B, Hkv, N, Dqk); v: (B, Hkv, N, Dv); any strides, one dtype (bf16, fp16 or fp32). Hkv
+            divides H, and neighbouring heads of queries share keys and values.
         out: (B, H, N, Dv), any strides, overwritten.
         lse: (B, H, N) float32, overwritten; base 2, plus infinity for a query that sees nothing.
         layer: the key set of each head; none of them ``Dense``.
@@ -64,9 +66,10 @@ def forward(
     if out.numel() == 0:
         return
     with on(q.device):
-        for run, (q_, k_, v_, out_, lse_) in _by_run(layer, q, k, v, out, lse):
-            job = _Job(q_, v_, run, scale * LOG2E)
-            tensors: list[View | None] = [view(t) for t in (q_, k_, v_, out_, lse_)]
+        for run in runs(layer):
+            given = [_of_run(t, run, layer) for t in (q, k, v, out, lse)]
+            job = _Job(given[0], given[2], run, q.shape[1] // k.shape[1], scale * LOG2E)
+            tensors: list[View | None] = [view(t) for t in given]
             if isinstance(run.keys, Window | Strided):
                 join = isinstance(run.keys, Strided)
                 if join:
@@ -87,14 +90,18 @@ def backward(
     Args:
         q, k, v, out, lse, layer, scale: as given to and written by ``forward``.
         dout: gradient of ``out``, any strides, 0 included.
-        dq, dk, dv: any strides, shaped as q, k and v; overwritten.
+        dq, dk, dv: any strides, shaped as q, k and v; overwritten. Of shared keys and values each head of queries
+            first has gradients of its own, in float32 (B, H, N, D).
     """
     if q.numel() == 0:
         return
     delta = torch.empty_like(lse)
+    ratio = q.shape[1] // k.shape[1]
+    each = [dk, dv] if ratio == 1 else [_for_each_head(x, q.shape[1]) for x in (k, v)]
     with on(q.device):
-        for run, given in _by_run(layer, q, k, v, out, lse, dout, delta, dq, dk, dv):
-            job = _Job(given[0], given[2], run, scale * LOG2E)
+        for run in runs(layer):
+            given = [_of_run(t, run, layer) for t in (q, k, v, out, lse, dout, delta, dq, *each)]
+            job = _Job(given[0], given[2], run, ratio, scale * LOG2E)
             views: list[View | None] = [view(t) for t in given]
             if isinstance(run.keys, Window | Strided):
                 join = isinstance(run.keys, Strided)
@@ -110,16 +117,19 @@ def backward(
                 q_, k_, v_, _, lse_, dout_, delta_, _, dk_, dv_ = views
                 job.block_queries("block_backward_queries", views[:8], grad=True)
                 job.block_keys("block_backward_keys", [q_, k_, v_, lse_, dout_, delta_, dk_, dv_])
+    if ratio > 1:
+        for shared, own in zip((dk, dv), each, strict=True):
+            shared.copy_(own.unflatten(1, (-1, ratio)).sum(2))
 
 
 class _Job:
     """The launches of one run of heads."""
 
-    def __init__(self, q: torch.Tensor, v: torch.Tensor, run: Run, scale: float) -> None:
+    def __init__(self, q: torch.Tensor, v: torch.Tensor, run: Run, ratio: int, scale: float) -> None:
         self.run = run
         self.batch, self.heads, self.n, self.qk = q.shape
         self.v = v.shape[-1]
-        self.widths = {"QK": self.qk, "V": self.v}
+        self.sizes = {"RATIO": ratio, "SHIFT": run.start % ratio, "QK": self.qk, "V": self.v}
         self.scale = scale
         self.device = q.device
         self.dtype = q.dtype
@@ -136,7 +146,7 @@ class _Job:
             name, kernel, self.batch * self.heads * -(-self.stride // config.per) * tiles, config,
             (*tensors, self.n, self.scale, self.heads, tiles),
             {"STRICT": strict, "HEADS_FIRST": self.heads_first, "STRIDE": self.stride}
-            | {"PER": config.per, "TILES": -(-rows // config.BN) if tiles == 1 else 0} | self.widths,
+            | {"PER": config.per, "TILES": -(-rows // config.BN) if tiles == 1 else 0} | self.sizes,
         )  # fmt: skip
 
     def window(self, kernel: Any, name: str, tensors: list[View | None], join: bool) -> None:
@@ -145,7 +155,7 @@ class _Job:
         launch(
             name, kernel, groups * -(-self.n // config.BM), config,
             (*tensors, self.n, self.scale, self.heads, groups),
-            {"JOIN": join, "REACH": self.stride + (0 if join else 1)} | self.widths,
+            {"JOIN": join, "REACH": self.stride + (0 if join else 1)} | self.sizes,
         )  # fmt: skip
 
     def block_queries(self, name: str, tensors: list[View | None], grad: bool) -> None:
@@ -154,7 +164,7 @@ class _Job:
         launch(
             name, block.block_queries, groups * -(-self.n // config.BM), config,
             (*tensors, self.n, self.scale, self.heads, groups, self.run.first_sub, self.run.sub_step),
-            {"GRAD": grad, "OWN": self.own, "STRIDE": self.stride, "SUMMARY": self.summary} | self.widths,
+            {"GRAD": grad} | self._block_sizes,
         )  # fmt: skip
 
     def block_keys(self, name: str, tensors: list[View | None]) -> None:
@@ -167,8 +177,13 @@ class _Job:
         launch(
             name, block.block_keys, groups * tiles, config,
             (*tensors, self.n, self.scale, self.heads, groups, self.run.first_sub, self.run.sub_step, cell_tiles),
-            {"OWN": self.own, "STRIDE": self.stride, "SUMMARY": self.summary} | self.widths,
+            self._block_sizes,
         )  # fmt: skip
+
+    @property
+    def _block_sizes(self) -> dict[str, Any]:
+        of_pattern = {"OWN": self.own, "STRIDE": self.stride, "SUMMARY": self.summary, "REPEAT": self.run.repeat}
+        return of_pattern | self.sizes
 
     def _config(self, name: str, rows: int = 0) -> Config:
         return find(name, self.device, self.dtype, self.qk, self.v, self.stride, rows)
@@ -190,27 +205,37 @@ def options(config: Config) -> dict[str, Any]:
     } | limit  # fmt: skip
 
 
-def _by_run(layer: tuple[KeySet, ...], *tensors: torch.Tensor) -> Iterator[tuple[Run, tuple[torch.Tensor, ...]]]:
-    for run in runs(layer):
-        if run.stop - run.start == len(layer):
-            yield run, tensors
-        else:
-            yield run, tuple(t[:, run.start : run.stop] for t in tensors)
+def _of_run(x: torch.Tensor, run: Run, layer: tuple[KeySet, ...]) -> torch.Tensor:
+    """The heads of (B, H or Hkv, ...) that a run has to do with."""
+    if run.stop - run.start == len(layer):
+        return x
+    ratio = len(layer) // x.shape[1]
+    return x[:, run.start // ratio : (run.stop - 1) // ratio + 1]
+
+
+def _for_each_head(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """Room for what each head of queries makes of shared keys or values, float32 (B, H, N, D)."""
+    batch, _, n, width = x.shape
+    return x.new_empty(batch, n, heads, width, dtype=torch.float32).transpose(1, 2)
 
 
 def _sub_block_runs(start: int, keys: tuple[KeySet, ...]) -> list[Run]:
-    """Split heads of one summary kind where their sub-blocks stop being an arithmetic sequence."""
+    """Split heads of one summary kind where their sub-blocks stop being an arithmetic sequence of equal repeats."""
     found: list[Run] = []
     subs = [getattr(one, "sub_block", 0) for one in keys]
+    repeat = next((h for h, sub in enumerate(subs) if sub != subs[0]), 1)
+    if len(subs) % repeat or subs != [sub for sub in subs[::repeat] for _ in range(repeat)]:
+        repeat = 1
+    subs = subs[::repeat]
     choices = keys[0].stride // keys[0].summary  # type: ignore[attr-defined]
     first = 0
-    for head in range(1, len(keys) + 1):
-        step = (subs[first + 1] - subs[first]) % choices if first + 1 < len(keys) else 0
-        if head < len(keys) and subs[head] == (subs[first] + (head - first) * step) % choices:
+    for end in range(1, len(subs) + 1):
+        step = (subs[first + 1] - subs[first]) % choices if first + 1 < len(subs) else 0
+        if end < len(subs) and subs[end] == (subs[first] + (end - first) * step) % choices:
             continue
-        step = step if head - first > 1 else 0
-        found.append(Run(start + first, start + head, keys[first], subs[first], step))
-        first = head
+        step = step if end - first > 1 else 0
+        found.append(Run(start + first * repeat, start + end * repeat, keys[first * repeat], subs[first], step, repeat))
+        first = end
     return found
 
 

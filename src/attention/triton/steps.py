@@ -49,6 +49,15 @@ def head_of(x, batch, head):
 
 
 @triton.jit
+def shared_of(x, batch, head, RATIO: tl.constexpr, SHIFT: tl.constexpr):
+    """The view of the keys or values that a head of queries sees: RATIO neighbouring heads share one; the first of
+    ``x`` already serves SHIFT heads that are not of this launch."""
+    if RATIO > 1:
+        head = (head + SHIFT) // RATIO
+    return head_of(x, batch, head)
+
+
+@triton.jit
 def _row(x, origin):
     """Pointer to a row; 64-bit, since a long sequence of wide rows has more than 2^31 elements."""
     return x.ptr + (tl.zeros((), tl.int64) + origin) * x.row

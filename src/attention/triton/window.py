@@ -21,6 +21,7 @@ from src.attention.triton.steps import (
     load_rows,
     padded,
     see_each_other,
+    shared_of,
     store_rows,
     use_scores,
     use_seen_scores,
@@ -69,12 +70,14 @@ def _band_after(dk, dv, keys, values, q, out, lse, dout, delta, start, n, scale,
 
 @triton.jit
 def window_forward(q, k, v, out, lse, n, scale, heads, groups, JOIN: tl.constexpr, REACH: tl.constexpr,
-                   QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+                   RATIO: tl.constexpr, SHIFT: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+                   BN: tl.constexpr):  # fmt: skip
     """Output and log-sum-exp of one tile of queries. Grid: (batch x heads) x tiles."""
     tiles = tl.cdiv(n, BM)
     group = groups - 1 - tl.program_id(0) // tiles  # backwards: the column pass has left its last heads in the cache
     batch, head = group // heads, group % heads
-    q, k, v = head_of(q, batch, head), head_of(k, batch, head), head_of(v, batch, head)
+    q = head_of(q, batch, head)
+    k, v = shared_of(k, batch, head, RATIO, SHIFT), shared_of(v, batch, head, RATIO, SHIFT)
     out, lse = head_of(out, batch, head), head_of(lse, batch, head)
     start = tl.program_id(0) % tiles * BM
     local = tl.arange(0, BM)
@@ -108,8 +111,8 @@ def window_forward(q, k, v, out, lse, n, scale, heads, groups, JOIN: tl.constexp
 
 @triton.jit
 def window_backward(q, k, v, out, lse, dout, delta, dq, dk, dv, n, scale, heads, groups, JOIN: tl.constexpr,
-                    REACH: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
-                    BN: tl.constexpr):  # fmt: skip
+                    REACH: tl.constexpr, RATIO: tl.constexpr, SHIFT: tl.constexpr, QK: tl.constexpr, V: tl.constexpr,
+                    BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """Gradients of the BM rows of one tile, as queries and as keys; other rows come in tiles of BN, a divisor of BM.
 
     One program for both, so that what its queries and its keys make of each other is computed once and their rows are
@@ -118,7 +121,8 @@ def window_backward(q, k, v, out, lse, dout, delta, dq, dk, dv, n, scale, heads,
     tiles = tl.cdiv(n, BM)
     group = groups - 1 - tl.program_id(0) // tiles
     batch, head = group // heads, group % heads
-    q, k, v = head_of(q, batch, head), head_of(k, batch, head), head_of(v, batch, head)
+    q = head_of(q, batch, head)
+    k, v = shared_of(k, batch, head, RATIO, SHIFT), shared_of(v, batch, head, RATIO, SHIFT)
     out, lse, dout = head_of(out, batch, head), head_of(lse, batch, head), head_of(dout, batch, head)
     dq, dk, dv = head_of(dq, batch, head), head_of(dk, batch, head), head_of(dv, batch, head)
     start = tl.program_id(0) % tiles * BM

@@ -38,7 +38,8 @@ def attend_packed(
         qkv: (B, N, sum(widths)), contiguous: all heads' queries, all heads' keys, all heads' values; overwritten where
             queries and keys are turned or normalised.
         layer: the key set of each head.
-        widths: of queries, keys and values of all heads together.
+        widths: of queries, keys and values of all heads together. Keys and values may have fewer heads, which
+            neighbouring heads of queries share.
         backend: see ``src.attention.backends``.
         table: rotary positions, see ``src.models.rotary``, or None.
         qk_norm: root mean square that each head's queries and keys are given, or None.
@@ -47,7 +48,7 @@ def attend_packed(
     """
     turned = None
     if table is not None or qk_norm is not None:
-        turned = Turned(qkv, 2 * len(layer), widths[0] // len(layer), table, qk_norm)
+        turned = Turned(qkv, len(layer) + _key_heads(layer, widths), widths[0] // len(layer), table, qk_norm)
     papers = first is None and all(isinstance(keys, PAPER) for keys in layer)
     if papers and resolve_backend(backend, layer, qkv.device) == "triton":
         attended: Attended = _Kernels(qkv, layer, widths)
@@ -73,7 +74,7 @@ class _Kernels:
     def __init__(self, qkv: Tensor, layer: tuple[KeySet, ...], widths: tuple[int, int, int]) -> None:
         from src.attention.triton.operator import encode
 
-        qk, v = widths[0] // len(layer), widths[2] // len(layer)
+        qk, v = widths[0] // len(layer), widths[2] // _key_heads(layer, widths)
         self.settings = (encode(layer), qk, v, float(qk) ** -0.5)
         self.qkv = qkv
         self.heads_out, self.lse = torch.ops.sparse_transformer.attention_packed(qkv, *self.settings)
@@ -93,15 +94,19 @@ class _Recorded:
         self, qkv: Tensor, layer: tuple[KeySet, ...], widths: tuple[int, int, int], backend: Backend,
         first: Tensor | None,
     ) -> None:  # fmt: skip
-        batch, length, _ = qkv.shape
+        heads = (len(layer), _key_heads(layer, widths), _key_heads(layer, widths))
         with torch.enable_grad():
             self.qkv = qkv.detach().requires_grad_()
-            q, k, v = (
-                part.view(batch, length, len(layer), -1).transpose(1, 2) for part in self.qkv.split(widths, dim=-1)
-            )
+            parts = zip(self.qkv.split(widths, dim=-1), heads, strict=True)
+            q, k, v = (part.view(*qkv.shape[:2], count, -1).transpose(1, 2) for part, count in parts)
             self.recorded = attend(q, k, v, layer, backend, first=first).transpose(1, 2).flatten(2)
         self.out = self.recorded.detach()
 
     def backward(self, d_out: Tensor) -> Tensor:
         (gradient,) = torch.autograd.grad(self.recorded, self.qkv, d_out)
         return gradient
+
+
+def _key_heads(layer: tuple[KeySet, ...], widths: tuple[int, int, int]) -> int:
+    """Heads of keys and values: keys are as wide as queries."""
+    return widths[1] * len(layer) // widths[0]

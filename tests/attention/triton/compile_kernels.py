@@ -35,11 +35,13 @@ CASES = {
 
 
 def compile_case(
-    pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: int, n: int = 12_288, stored: bool = False
-) -> list[dict[str, Any]]:
+    pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: int, n: int = 12_288, stored: bool = False,
+    ratio: int = 1,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Compile the forward and backward kernels of one layer for compute capability ``arch`` (such as 86).
 
-    With ``stored`` in the configurations of the tuning table, else in the safe ones of an unknown GPU.
+    With ``stored`` in the configurations of the tuning table, else in the safe ones of an unknown GPU. ``ratio`` heads
+    of queries share keys and values.
     """
     from src.attention.triton import passes, tuning
 
@@ -58,9 +60,13 @@ def compile_case(
     tuning.capability = lambda device: f"sm_{arch}" if stored else "unknown"  # type: ignore[assignment]
     passes.launch = compile_only  # type: ignore[assignment]
     heads = 2
+
+    def rows(heads: int, width: int) -> torch.Tensor:
+        return torch.empty(2, n, heads, width, dtype=dtype, device="meta").transpose(1, 2)
+
     layer = pattern.layer(heads)
-    q, k, dq, dk = (torch.empty(2, n, heads, qk, dtype=dtype, device="meta").transpose(1, 2) for _ in range(4))
-    v_, out, dout, dv = (torch.empty(2, n, heads, v, dtype=dtype, device="meta").transpose(1, 2) for _ in range(4))
+    q, dq, k, dk = (rows(some, qk) for some in (heads, heads, heads // ratio, heads // ratio))
+    out, dout, v_, dv = (rows(some, v) for some in (heads, heads, heads // ratio, heads // ratio))
     lse = torch.empty(2, heads, n, device="meta")
     passes.forward(q, k, v_, out, lse, layer, 0.125)
     passes.backward(q, k, v_, out, lse, dout, dq, dk, dv, layer, 0.125)
@@ -239,6 +245,7 @@ def main() -> None:
     parser.add_argument(
         "--of", choices=("attention", "tiled", "decoding", "fused", "muon"), default="attention", help="which kernels"
     )
+    parser.add_argument("--ratio", type=int, default=1, help="of attention: heads that share keys and values (1 or 2)")
     parser.add_argument("--recipe", default="", help="of decoding, of tests/models/recipes.py (default: the paper's)")
     parser.add_argument("--stored", action="store_true", help="stored configurations, not the safe ones")
     options = parser.parse_args()
@@ -254,7 +261,7 @@ def main() -> None:
             elif options.of == "fused":
                 rows = compile_fused(CASES[case], arch, dtype, *widths)
             else:
-                rows = compile_case(CASES[case], arch, dtype, *widths, stored=options.stored)
+                rows = compile_case(CASES[case], arch, dtype, *widths, stored=options.stored, ratio=options.ratio)
             for row in rows:
                 print(json.dumps({"case": case} | row), flush=True)
 

@@ -104,6 +104,16 @@ def test_all_widths_and_dtypes_fit(arch: int, widths: tuple[int, int], dtype: st
     check(rows, spill=2560)  # wide fp32 tiles: slow, not wrong
 
 
+@pytest.mark.parametrize("stored", [(), pytest.param(("--stored",), marks=pytest.mark.slow)], ids=["safe", "stored"])
+def test_kernels_of_shared_keys_fit_too(stored: tuple[str, ...]) -> None:
+    """Their gradients of keys and values are float32."""
+    rows = compiled("--arch", "90", "--ratio", "2", *stored, "--case", "strided", "--case", "fixed heads")
+    assert {row["kernel"] for row in rows} == KERNELS
+    for row in rows:
+        assert row["shared"] <= (LARGEST if stored else SMALLEST), row
+        assert row["spilled"] <= (256 if stored else 0), row
+
+
 def test_stored_configurations_compile_for_their_gpu() -> None:
     rows = compiled("--arch", "90", "--stored", "--case", "strided", "--case", "fixed")
     assert max(row["config"][3] for row in rows) > 2, "the stored table was not used"

@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from src.attention import Pattern
+from src.attention.chosen import chosen
 from src.models.fused import activation, residual
 from src.models.fused.loss import cross_entropy
 from src.models.fused.row_sums import RowSums
+from src.models.options import BlockOptions
 from src.training.language_model import Batch, LanguageModel
 from tests.models.recipes import RECIPES
 from tests.models.test_documents import DOCUMENTS, EVERY
@@ -67,6 +70,29 @@ def test_documents_equal_float64(pattern, recompute):
     for found, wanted in zip(*results, strict=True):
         assert (found - wanted).norm() <= 3e-6 * wanted.norm()
     assert abs(loss_and_gradients(model, x)[0] - results[0][0]) > 1e-3  # without documents it is another loss
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kv_heads", "recompute"),
+    [
+        (Pattern("dense"), 1, "light"), (Pattern("dense"), 2, "none"),
+        (Pattern("strided", 4), 1, "none"), (Pattern("strided", 4), 2, "block"),
+        (Pattern("fixed", 8, 2), 1, "block"), (Pattern("fixed", 8, 2), 2, "light"),
+        (chosen("local", {"window": 5}), 1, "light"), (chosen("local", {"window": 5}), 2, "none"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_heads_that_share_keys_equal_float64(pattern, kv_heads, recompute):
+    """With attention by the Triton kernels too."""
+    x = torch.randint(256, (2, 37))
+    values = RECIPES["modern"] | {"width": 48, "heads": 4, "kv_heads": kv_heads, "half_size_qk": True, "depth": 1}
+    if recompute == "block":
+        values |= {"options": BlockOptions(qk_norm=0.7)}  # with biases
+    exact = trained(small(pattern, block_backend="eager", **values)).double().train()
+    model = trained(small(pattern, block_backend="fused", backend="triton", recompute=recompute, **values)).train()
+    model.load_state_dict(exact.state_dict())
+    for found, wanted in zip(loss_and_gradients(model, x), loss_and_gradients(exact, x), strict=True):
+        assert (found - wanted).norm() <= 3e-6 * wanted.norm()
 
 
 @pytest.mark.parametrize("recompute", POLICIES[1:])

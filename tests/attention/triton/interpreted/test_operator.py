@@ -31,6 +31,13 @@ def test_opcheck() -> None:
     )
 
 
+def test_opcheck_of_shared_keys() -> None:
+    q, k, v = (torch.randn(1, 40, heads, 16).transpose(1, 2).requires_grad_() for heads in (2, 1, 1))
+    torch.library.opcheck(torch.ops.sparse_transformer.attention.default, (q, k, v, encode(LAYER), 0.25))
+    fused = torch.randn(1, 40, 2 * 16 + 32, requires_grad=True)
+    torch.library.opcheck(torch.ops.sparse_transformer.attention_packed.default, (fused, encode(LAYER), 16, 16, 0.25))
+
+
 def test_compiles_without_graph_break_and_recomputes() -> None:
     fused = packed()
 
@@ -89,3 +96,5 @@ def test_refusals_are_sentences() -> None:
         sparse_attention(x, x, x, LAYER, scale=-1.0)
     with pytest.raises(ValueError, match="qkv must be"):
         sparse_attention_packed(torch.randn(1, 20, 97), LAYER, 16, 16)
+    with pytest.raises(ValueError, match="a divisor of those of q"):
+        sparse_attention(torch.randn(1, 4, 20, 16), *(torch.randn(1, 3, 20, 16) for _ in range(2)), LAYER * 2)

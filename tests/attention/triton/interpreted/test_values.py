@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("triton")
 
 from src.attention.key_sets import KeySet, Summary, Window
-from src.attention.patterns import Pattern
+from src.attention.patterns import Pattern, shared_layer
 from src.attention.reference import reference_attention
 from src.attention.triton import passes, problem, sparse_attention, sparse_attention_packed
 from src.attention.triton.tuning import Config
@@ -32,12 +32,17 @@ def _poisoned_results(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def draw(layer: tuple[KeySet, ...], n: int, qk: int, v: int, dtype: torch.dtype, batch: int = 1) -> list[torch.Tensor]:
+def draw(
+    layer: tuple[KeySet, ...], n: int, qk: int, v: int, dtype: torch.dtype, batch: int = 1, kv_heads: int | None = None
+) -> list[torch.Tensor]:
     """Views of one fused projection, and a gradient of the output."""
-    heads = len(layer)
-    fused = torch.randn(batch, n, heads * (2 * qk + v)).to(dtype)
-    parts = fused.split([heads * qk, heads * qk, heads * v], -1)
-    q, k, values = (x.unflatten(-1, (heads, -1)).transpose(1, 2).requires_grad_() for x in parts)
+    heads, shared = len(layer), kv_heads or len(layer)
+    fused = torch.randn(batch, n, heads * qk + shared * (qk + v)).to(dtype)
+    parts = fused.split([heads * qk, shared * qk, shared * v], -1)
+    counts = (heads, shared, shared)
+    q, k, values = (
+        x.unflatten(-1, (count, -1)).transpose(1, 2).requires_grad_() for x, count in zip(parts, counts, strict=True)
+    )
     return [q, k, values, torch.randn(batch, heads, n, v).to(dtype)]
 
 
@@ -49,10 +54,11 @@ def run(
 
 
 def check(
-    layer: tuple[KeySet, ...], n: int, qk: int = 16, v: int = 16, dtype: torch.dtype = torch.float32, batch: int = 1
-) -> None:
+    layer: tuple[KeySet, ...], n: int, qk: int = 16, v: int = 16, dtype: torch.dtype = torch.float32, batch: int = 1,
+    kv_heads: int | None = None,
+) -> None:  # fmt: skip
     """Compare values and gradients with the definition in float64."""
-    q, k, v_, dout = draw(layer, n, qk, v, dtype, batch)
+    q, k, v_, dout = draw(layer, n, qk, v, dtype, batch, kv_heads)
     found = run(q, k, v_, dout, layer)
     exact = [x.detach().double().requires_grad_() for x in (q, k, v_)]
     out = reference_attention(*exact, layer, qk**-0.5)
@@ -117,10 +123,36 @@ def test_any_mixture_of_heads() -> None:
     check((Summary(16, 4, 1), Summary(16, 4, 1), Summary(16, 4, 3), Window(5), Summary(16, 4, 0)), 45)
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize(
+    "pattern",
+    [Pattern("strided", 4), Pattern("fixed", 16, 4), Pattern("strided", 4, mode="multihead"),
+     Pattern("fixed", 16, 4, mode="multihead")],
+    ids=str,
+)  # fmt: skip
+def test_heads_that_share_keys(pattern: Pattern, kv_heads: int) -> None:
+    check(pattern.layer(4), 37, v=24, kv_heads=kv_heads)
+
+
+def test_heads_of_unlike_sets_that_share_keys() -> None:
+    """Launches that begin and end amid the heads of a key, and sub-blocks that repeat."""
+    three = (Summary(16, 4, 1), Summary(16, 4, 1), Summary(16, 4, 3), Window(5), Window(5), Summary(16, 4, 0))
+    check(three, 45, kv_heads=2)
+    check(three, 45, kv_heads=3)
+    layer = shared_layer(Pattern("fixed", 16, 4), 8, 4)
+    assert [(run.start, run.stop, run.sub_step, run.repeat) for run in passes.runs(layer)] == [(0, 8, 1, 2)]
+    check(layer, 37, kv_heads=4)
+
+
+def test_shared_keys_in_fp16_have_gradients_summed_in_float32() -> None:
+    check(Pattern("fixed", 16, 4).layer(4), 40, dtype=torch.float16, batch=2, kv_heads=1)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
 @pytest.mark.parametrize("pattern", FEW_PROGRAMS, ids=str)
-def test_packed_writes_one_gradient(pattern: Pattern) -> None:
+def test_packed_writes_one_gradient(pattern: Pattern, kv_heads: int) -> None:
     layer = pattern.layer(2)
-    q, k, v, dout = draw(layer, 40, 16, 32, torch.float32)
+    q, k, v, dout = draw(layer, 40, 16, 32, torch.float32, kv_heads=kv_heads)
     fused = torch.cat([x.detach().transpose(1, 2).flatten(2) for x in (q, k, v)], -1).requires_grad_()
     out = sparse_attention_packed(fused, layer, 16, 32)
     (grad,) = torch.autograd.grad(out, fused, dout.transpose(1, 2).flatten(2))
