@@ -1,14 +1,17 @@
 """What all tests share: a seed, and tiny runs."""
 
+import gc
 import os
 import random
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, one core each; before torch is imported
 
 import pytest
 import torch
 
-from tests.kept_configs import keep
+from tests import warm
+from tests.kept import keep, keep_pictures
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
@@ -33,6 +36,20 @@ def pytest_collection_modifyitems(items):
     """Begin with the long modules: one that comes last leaves the other processes without work."""
     place = {name: i for i, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
+def pytest_configure(config):
+    """Let all processes of the tests share one server of warm commands."""
+    if not hasattr(config, "workerinput"):
+        warm.serve()
+
+
+def pytest_collection_finish():
+    """Now everything is imported."""
+    if "matplotlib" in sys.modules:
+        keep_pictures()
+    gc.collect()
+    gc.freeze()  # what is there now stays, and need not be looked through for what may go
 
 
 @pytest.fixture(autouse=True)
