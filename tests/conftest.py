@@ -52,6 +52,10 @@ def pytest_collection_finish():
     gc.freeze()  # what is there now stays, and need not be looked through for what may go
 
 
+def pytest_unconfigure():
+    gc.unfreeze()  # so that libraries find nothing left at the end
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test draws the same numbers, alone or among others."""
