@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tests.warm import Started
+
 RANKS = 2
 SERVED = multiprocessing.get_context("forkserver")
 """Where processes begin with what they all import, which one process has imported for them."""
@@ -43,12 +45,12 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def kill_second_rank(process: subprocess.Popen[str]) -> None:
+def kill_second_rank(process: subprocess.Popen[str] | Started) -> None:
     """Kill rank 1 of a command on several devices."""
     os.kill(children(process.pid)[1], signal.SIGKILL)
 
 
-def said_without_second_rank(process: subprocess.Popen[str]) -> str:
+def said_without_second_rank(process: subprocess.Popen[str] | Started) -> str:
     """Kill rank 1, see the others end soon, and give all that was said."""
     kill_second_rank(process)
     killed = time.monotonic()

@@ -36,24 +36,25 @@ def main(descriptor: int) -> None:
             programs = _programs()
             gc.collect()
             gc.freeze()  # what is there is not looked through again, and so not copied, in each child
+        task = json.loads(connection.makefile().readline())
+        if (name := task["name"]) not in programs:
+            programs[name] = _listed(importlib.import_module(name).main)
         handlers -= {pid for pid in handlers if os.waitpid(pid, os.WNOHANG)[0]}
         if (pid := os.fork()) == 0:
             listening.close()
-            os._exit(_handle(connection, programs))
+            os._exit(_handle(connection, task, programs[name]))
         handlers.add(pid)
         connection.close()
 
 
-def _handle(connection: socket.socket, programs: dict[str, Callable[[], Any]]) -> int:
+def _handle(connection: socket.socket, task: dict[str, Any], program: Callable[[], Any]) -> int:
     """Run one command, and answer with its process id and its exit code; it ends when nobody waits for it."""
-    task = json.loads(connection.makefile().readline())
     child = os.fork()
     if child == 0:
         connection.close()
         os.setsid()
         _print_to(*task.pop("places"))
         name = task.pop("name")
-        program = programs[name] if name in programs else _listed(importlib.import_module(name).main)
         os._exit(_become(program, name if "." in name else f"src.{name}", **task))
     connection.sendall(f"{child}\n".encode())
     ended = os.pidfd_open(child)

@@ -23,7 +23,9 @@ from typing import Any
 
 import pytest
 
+from src import eval as evaluation
 from src import job
+from src.jobs import evaluation as scoring
 from src.runs import lock
 from src.system import signals
 from tests.programs import PROGRAMS
@@ -86,6 +88,7 @@ def outcome(
     monkeypatch.setattr(sys, "argv", [program, *arguments])
     monkeypatch.setattr(signals, "hold", lambda: None)
     monkeypatch.setattr(os, "execv", lambda _, line: sys.exit(job.main(line[3:])))
+    monkeypatch.setattr(evaluation, "supervise", lambda line, devices, *_, **__: scoring.main(line[3:]))
     capfd.readouterr()
     code: Any
     try:

@@ -27,7 +27,9 @@ def main(arguments: list[str]) -> int:
     kind, count = arguments
     if "RANK" not in os.environ:
         ranks.GRACE = PATIENCE
-        return ranks.supervise([sys.executable, "-m", "tests.callbacks.lost_ranks", *arguments], int(count), 1, Path("log"))
+        return ranks.supervise(
+            [sys.executable, "-m", "tests.callbacks.lost_ranks", *arguments], int(count), 1, Path("log")
+        )
     rank = int(os.environ["RANK"])
     dist.init_process_group("gloo")
     watch = LostRank(partial(say_lost, Path("runs/mine")), DRAFT.exists, patience=0.2)
