@@ -1,5 +1,6 @@
 """What all tests share: a seed, and tiny runs."""
 
+import atexit
 import gc
 import os
 import random
@@ -42,18 +43,16 @@ def pytest_configure(config):
     """Let all processes of the tests share one server of warm commands."""
     if not hasattr(config, "workerinput"):
         warm.serve()
+    gc.disable()  # while tests are imported, of which nothing can go
 
 
 def pytest_collection_finish():
     """Now everything is imported."""
     if "matplotlib" in sys.modules:
         keep_pictures()
-    gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked through for what may go
-
-
-def pytest_unconfigure():
-    gc.unfreeze()  # so that libraries find nothing left at the end
+    gc.enable()
+    atexit.register(gc.unfreeze)  # so that libraries find nothing left at the end
 
 
 @pytest.fixture(autouse=True)

@@ -33,9 +33,10 @@ def main(descriptor: int) -> None:
         assert ready
         connection, _ = listening.accept()
         if programs is None:
+            gc.disable()
             programs = _programs()
-            gc.collect()
             gc.freeze()  # what is there is not looked through again, and so not copied, in each child
+            gc.enable()
         task = json.loads(connection.makefile().readline())
         if (name := task["name"]) not in programs:
             programs[name] = _listed(importlib.import_module(name).main)

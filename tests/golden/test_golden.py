@@ -1,5 +1,7 @@
 """Every experiment file trains as it did: the same bits twice on one machine, the stored losses on any."""
 
+import functools
+
 import pytest
 
 from src.config.command_line import CONF
@@ -15,6 +17,12 @@ def data(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The losses of an experiment; trained once, however many tests ask."""
+    return functools.cache(lambda experiment: losses(experiment, data, tmp_path_factory.mktemp("runs")))
+
+
 def test_no_experiment_is_forgotten():
     assert {name.partition("-")[0] for name in EXPERIMENTS} == {
         path.stem for path in (CONF / "experiment").glob("*.yaml")
@@ -24,8 +32,8 @@ def test_no_experiment_is_forgotten():
 @pytest.mark.parametrize(
     "experiment", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EXPERIMENTS]
 )
-def test_losses_are_those_that_are_stored(data, tmp_path, experiment):
-    first, golden = losses(experiment, data, tmp_path), stored(experiment)
+def test_losses_are_those_that_are_stored(trained, experiment):
+    first, golden = trained(experiment), stored(experiment)
     assert golden["changes"] == list(EXPERIMENTS[experiment])
     assert greatest_difference(first, golden) <= TOLERANCE
     assert first["train"][-1] < first["train"][0]
@@ -38,9 +46,8 @@ def test_losses_are_those_that_are_stored(data, tmp_path, experiment):
         for name in EXPERIMENTS
     ],
 )
-def test_losses_are_the_same_twice_to_the_last_bit(data, tmp_path, experiment):
-    first, second = (losses(experiment, data, tmp_path) for _ in range(2))
-    assert first == second
+def test_losses_are_the_same_twice_to_the_last_bit(trained, data, tmp_path, experiment):
+    assert trained(experiment) == losses(experiment, data, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """Compile every kernel launch of a case for a named GPU, with no GPU.
 
     python -m tests.attention.triton.compile_kernels --arch 86
+    python -m tests.attention.triton.compile_kernels --of tiled --arch 86 + --of muon  # one after the other
 
 The launches are the real ones: ``passes`` runs on tensors without storage, and a decoder predicts a byte on the CPU;
-each launch compiles instead of running. Prints one JSON object a kernel: name, target, configuration, shared memory,
-registers and spilled bytes.
+each launch compiles instead of running. Prints one JSON object a kernel: which part of the command line, name, target,
+configuration, shared memory, registers and spilled bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import ast
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,15 +56,15 @@ def compile_case(
         )
 
     _pretend(arch)
-    tuning.capability = lambda device: f"sm_{arch}" if stored else "unknown"  # type: ignore[assignment]
-    passes.launch = compile_only  # type: ignore[assignment]
     heads = 2
     layer = pattern.layer(heads)
     q, k, dq, dk = (torch.empty(2, n, heads, qk, dtype=dtype, device="meta").transpose(1, 2) for _ in range(4))
     v_, out, dout, dv = (torch.empty(2, n, heads, v, dtype=dtype, device="meta").transpose(1, 2) for _ in range(4))
     lse = torch.empty(2, heads, n, device="meta")
-    passes.forward(q, k, v_, out, lse, layer, 0.125)
-    passes.backward(q, k, v_, out, lse, dout, dq, dk, dv, layer, 0.125)
+    capability = f"sm_{arch}" if stored else "unknown"
+    with replaced(tuning, "capability", lambda device: capability), replaced(passes, "launch", compile_only):
+        passes.forward(q, k, v_, out, lse, layer, 0.125)
+        passes.backward(q, k, v_, out, lse, dout, dq, dk, dv, layer, 0.125)
     return found
 
 
@@ -130,14 +132,15 @@ def compile_tiled(
     from src.attention.triton import tuning
 
     heads, n = 4, 256
-    tuning.capability = lambda device: f"sm_{arch}" if stored else "unknown"  # type: ignore[assignment]
+    capability = f"sm_{arch}" if stored else "unknown"
     q, k = (torch.zeros(1, heads, n, qk, dtype=dtype, requires_grad=True) for _ in range(2))
     v_ = torch.zeros(1, heads, n, v, dtype=dtype, requires_grad=True)
     first = torch.zeros(1, n, dtype=torch.int32)
-    sizes, rows = tuning.tiled_sizes(q.device, dtype, qk, v), []
-    for size, cost in sizes:
-        tuning.tiled_sizes = lambda *_, one=((size, cost),): one  # type: ignore[assignment]
-        with compiled_launches(arch) as found:
+    with replaced(tuning, "capability", lambda device: capability):
+        sizes, rows = tuning.tiled_sizes(q.device, dtype, qk, v), []
+    for one in sizes:
+        size = one[0]
+        with replaced(tuning, "tiled_sizes", lambda *_, only=one: (only,)), compiled_launches(arch) as found:
             for documents in (None, first):
                 tiled_attention(q, k, v_, pattern.layer(heads), "triton", 0.1, 0, documents).sum().backward()
         rows += [row | {"tile": [size.queries, size.keys]} for row in found]
@@ -162,6 +165,17 @@ def compile_muon(arch: int) -> list[dict[str, Any]]:
 
 
 @contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Let something else stand under a name for a while."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextmanager
 def compiled_launches(arch: int) -> Iterator[list[dict[str, Any]]]:
     """Compile every launch instead of running it, and give a row each; results hold whatever was in memory."""
     from triton.runtime.jit import JITFunction
@@ -174,11 +188,8 @@ def compiled_launches(arch: int) -> Iterator[list[dict[str, Any]]]:
         found.append({"kernel": self.fn.__name__, "function": self.fn.__name__, "arch": arch} | _resources(compiled))
 
     _pretend(arch)
-    JITFunction.run = compile_only
-    try:
+    with replaced(JITFunction, "run", compile_only):
         yield found
-    finally:
-        JITFunction.run = run
 
 
 def launched_kernels(source: Path) -> set[str]:
@@ -226,7 +237,17 @@ def _resources(compiled: Any) -> dict[str, int]:
 
 
 def main() -> None:
-    """Compile what the command line asks for."""
+    """Compile what each part of the command line asks for."""
+    parts: list[list[str]] = [[]]
+    for word in sys.argv[1:]:
+        parts.append([]) if word == "+" else parts[-1].append(word)
+    for number, words in enumerate(parts):
+        for row in compiled(words):
+            print(json.dumps({"part": number} | row), flush=True)
+
+
+def compiled(words: list[str]) -> Iterator[dict[str, Any]]:
+    """Compile what these words ask for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=CASES, action="append", help="which patterns (default: all)")
     parser.add_argument("--arch", type=int, action="append", help="compute capabilities, such as 86 (default: 90)")
@@ -238,7 +259,7 @@ def main() -> None:
     )
     parser.add_argument("--recipe", default="", help="of decoding, of tests/models/recipes.py (default: the paper's)")
     parser.add_argument("--stored", action="store_true", help="stored configurations, not the safe ones")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     dtype, widths = getattr(torch, options.dtype), (options.qk, options.v)
     for arch in options.arch or [90]:
         for case in options.case or list(CASES):
@@ -252,8 +273,7 @@ def main() -> None:
                 rows = compile_fused(CASES[case], arch, dtype, *widths)
             else:
                 rows = compile_case(CASES[case], arch, dtype, *widths, stored=options.stored)
-            for row in rows:
-                print(json.dumps({"case": case} | row), flush=True)
+            yield from ({"case": case} | row for row in rows)
 
 
 if __name__ == "__main__":
