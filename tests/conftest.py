@@ -22,7 +22,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     from tests.attention.triton.interpreter import hasten
 
     hasten()
-else:  # they need Triton's interpreter from the start of the process: `test_interpreted` beside them runs them
+else:  # they need Triton's interpreter from the start of the process: `tests/test_interpreted.py` runs them
     collect_ignore_glob = ["*/interpreted/*"]
 
 # Modules that take half a minute or more in `make test` (or, test_slurm, in `make test-all`), the longest first
@@ -39,9 +39,9 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
-def pytest_configure(config):
+def pytest_configure():
     """Let all processes of the tests share one server of warm commands."""
-    if not hasattr(config, "workerinput"):
+    if warm.SERVER not in os.environ:
         warm.serve()
     gc.disable()  # while tests are imported, of which nothing can go
 
