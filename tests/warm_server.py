@@ -163,8 +163,8 @@ def _programs() -> dict[str, Callable[[], Any]]:
 
     from src import eval as evaluation
     from src import job
-    from src.attention import Pattern
-    from src.attention.draw import draw_pattern
+    from src.attention import draw
+    from src.config.checks import attention_pattern
     from src.jobs import evaluation as scoring
     from src.jobs import sampling  # noqa: F401
     from src.processes import ranks
@@ -175,9 +175,10 @@ def _programs() -> dict[str, Callable[[], Any]]:
 
     torch.set_num_threads(1)
     keep()
-    composed(*TINY, "data.path=any")  # what Hydra reads and finds first of all
+    tiny = composed(*TINY, "data.path=any")  # what Hydra reads and finds first of all
     keep_pictures()
-    draw_pattern(Pattern("fixed", 8, 2), 2, 64).savefig(io.BytesIO(), format="png")  # TINY's
+    pattern, heads = attention_pattern(tiny.attention), tiny.model.heads
+    draw.draw_pattern(pattern, heads, tiny.data.context).savefig(io.BytesIO(), format="png")
     supervise = evaluation.supervise
 
     def alone(line: list[str], devices: int, *arguments: Any, **more: Any) -> int:
