@@ -112,8 +112,8 @@ def newer_keys(content: DictConfig) -> DictConfig:
             continue
         chosen = choice.format_map({"pattern": None, "kind": None, "name": UNNAMED.get(group), **saved})
         file = f"{group}/{chosen}.yaml"
-        standard = _of_conf(file) if (CONF / file).is_file() else OmegaConf.create()
-        standard = OmegaConf.merge(_of_conf("recipe/paper.yaml").get(group, {}), standard)
+        own = _of_conf(file) if (CONF / file).is_file() else OmegaConf.create()
+        standard = OmegaConf.merge(_of_conf("recipe/paper.yaml").get(group, {}), own)
         assert isinstance(standard, DictConfig)
         newer = {key: node(standard, key) for key in known & set(standard) - set(saved)}
         if newer:
