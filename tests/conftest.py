@@ -25,11 +25,12 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 else:  # they need Triton's interpreter from the start of the process: `tests/test_interpreted.py` runs them
     collect_ignore_glob = ["*/interpreted/*"]
 
-# Modules that take half a minute or more in `make test` (or, test_slurm, in `make test-all`), the longest first
+# Modules that take ten seconds or more, waiting counted, in `make test` (or, test_slurm, in `make test-all`)
 LONG = (
-    "test_interpreted", "test_devices", "test_compile", "test_eval", "test_train", "test_any_configuration",
-    "test_sweep", "test_golden", "test_attention_picture", "test_kills", "test_run_directories",
-    "test_bad_pictures_and_samples", "test_slurm",
+    "test_interpreted", "test_kills", "test_devices", "test_network", "test_wandb_gone", "test_golden", "test_sample",
+    "test_train", "test_eval", "test_secrets", "test_start_up", "test_quality", "test_bad_pictures_and_samples",
+    "test_run_directories", "test_sweep", "test_without_triton", "test_command_line", "test_data_files",
+    "test_any_configuration", "test_disk_space", "test_decoder", "test_slurm",
 )  # fmt: skip
 
 

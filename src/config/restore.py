@@ -100,9 +100,10 @@ def newer_keys(content: DictConfig) -> DictConfig:
     found = OmegaConf.create()
     whole = OmegaConf.to_container(content)
     assert isinstance(whole, dict)
-    if lacking := {key for key in schema_leaves() if "." not in key and key not in whole}:
+    if lacking := [key for key in schema_leaves() if "." not in key and key not in content]:
         root = _of_conf("config.yaml")
-        found.update({key: node(root, key) for key in lacking & set(root)})
+        for key in (key for key in lacking if key in root):
+            found[key] = node(root, key)
     for group, choice in CHOICES.items():
         saved = whole.get(group, {})
         if not isinstance(saved, dict):
