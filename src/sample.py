@@ -35,7 +35,7 @@ def sample(cfg: DictConfig) -> None:
     checkpoint = run.checkpoint(command_line.checkpoint)
     prompt = prompt_bytes(command_line, config)
 
-    gc.disable()  # nothing that is imported can go: looking for it took a third of the time
+    gc.disable()  # nothing that is imported can go: looking takes a third of a second
     from src.jobs.sampling import sample_pictures, sample_text  # late: torch takes seconds to import
 
     gc.enable()

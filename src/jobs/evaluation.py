@@ -12,7 +12,7 @@ if __name__ == "__main__":
     from src.system.signals import stop_quietly
 
     stop_quietly()
-    gc.disable()  # while modules are imported, none of which can go: looking for it took a third of the start
+    gc.disable()  # while modules are imported, none of which can go: looking takes a third of a second
 
 import functools
 import signal
