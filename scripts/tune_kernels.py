@@ -106,7 +106,7 @@ def main() -> None:
     ]
     with ProcessPoolExecutor(options.processes) as pool:
         failed = {job[:3] for job, error in zip(jobs, pool.map(_compile, jobs), strict=True) if error}
-    table = json.loads(options.output.read_text()) if options.output.exists() else {}
+    table = stored(options.output)
     entries = table.setdefault(tuning.capability(torch.device("cuda")), {})
     for name, shape in shapes.items():
         for kernel in _kernels_of(shape):
@@ -118,6 +118,12 @@ def main() -> None:
                 print(name, kernel, " | ".join(f"{tuple(c)} {ms:.4f} ms" for c, ms in ranked), flush=True)
     options.output.write_text(table_text(table))
     print(f"wrote {options.output}")
+
+
+def stored(file: Path) -> dict[str, dict[str, list[int]]]:
+    """Read the table that a tuner goes on with: that of ``file``, or else the project's."""
+    found: dict[str, dict[str, list[int]]] = json.loads((file if file.exists() else tuning.TABLE).read_text())
+    return found
 
 
 def table_text(table: dict[str, dict[str, list[int]]]) -> str:

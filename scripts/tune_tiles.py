@@ -11,7 +11,6 @@ tile, in thousandths of a picosecond, so that the size that costs least can be c
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from scripts.tune_kernels import table_text
+from scripts.tune_kernels import stored, table_text
 from src.attention.key_sets import KeySet
 from src.attention.other_key_sets import Local
 from src.attention.tiled.layout import Size
@@ -64,7 +63,7 @@ def main() -> None:
         capability = [torch.cuda.get_device_capability()] * len(jobs)
         good = [job for job, failed in zip(jobs, pool.map(_compile, jobs, capability), strict=True) if not failed]
     print(f"{len(good)} of {len(jobs)} candidates compile", flush=True)
-    table = json.loads(options.output.read_text()) if options.output.exists() else {}
+    table = stored(options.output)
     entries = table.setdefault(tuning.capability(torch.device("cuda")), {})
     dtype = getattr(torch, options.dtype)
     for width in options.widths:

@@ -6,9 +6,12 @@ Every way to start training ends here: a single run, each job of a sweep, each r
 from __future__ import annotations
 
 if __name__ == "__main__":
+    import gc
+
     from src.system.signals import stop_quietly
 
     stop_quietly()
+    gc.disable()  # while modules are imported, none of which can go: looking takes a third of a second
 
 import logging
 import signal
@@ -101,6 +104,7 @@ def started_ranks(run: Run) -> int | None:
 
 
 if __name__ == "__main__":
+    gc.enable()
     understand_utf8()
     exit_code = main(sys.argv[1:])
     end_for_agent(exit_code)

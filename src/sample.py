@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
     stop_quietly()
 
+import gc
 from pathlib import Path
 from typing import cast
 
@@ -34,7 +35,10 @@ def sample(cfg: DictConfig) -> None:
     checkpoint = run.checkpoint(command_line.checkpoint)
     prompt = prompt_bytes(command_line, config)
 
+    gc.disable()  # nothing that is imported can go: looking takes a third of a second
     from src.jobs.sampling import sample_pictures, sample_text  # late: torch takes seconds to import
+
+    gc.enable()
 
     if config.model.positions == "image":
         sample_pictures(run, config, checkpoint, command_line)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from scripts.figures import draw_attention
+from scripts.figures import draw_attention, draw_patterns
 from src import job, train
 from src.config import command_line
 from src.eval import evaluate
@@ -16,4 +16,5 @@ PROGRAMS: dict[str, Callable[[], Any]] = {
     "sample": lambda: command_line.command("sample", sample),
     "job": lambda: job.main(sys.argv[1:]),
     "draw_attention": draw_attention.main,
+    "draw_patterns": draw_patterns.main,
 }

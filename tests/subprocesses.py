@@ -1,7 +1,8 @@
 """Processes of tests: two that exchange over gloo, those of a job, and whether one is still there."""
 
-import multiprocessing
+import importlib
 import os
+import pickle
 import signal
 import subprocess
 import time
@@ -9,25 +10,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
-RANKS = 2
-SERVED = multiprocessing.get_context("forkserver")
-"""Where processes begin with what they all import, which one process has imported for them."""
-SERVED.set_forkserver_preload(["lightning.pytorch", "torch.distributed.fsdp", "src.training.language_model"])
+from tests.tiny_runs import started
+from tests.warm import Started
 
 
-def in_two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
+def in_processes(work: Callable[[int], Any], folder: Path, count: int = 2) -> list[Any]:
     """Give what ``work(rank)``, a function of a module, returns in each process, by rank; they meet in ``folder``."""
-    queue = SERVED.Queue()
-    workers = [SERVED.Process(target=_begin, args=(work, rank, folder / "store", queue)) for rank in range(RANKS)]
-    for worker in workers:
-        worker.start()
-    found = dict(queue.get(timeout=120) for _ in workers)
-    for worker in workers:
-        worker.join()
-    return [found[rank] for rank in range(RANKS)]
+    words = (work.__module__, work.__qualname__, str(count))
+    ranks = [started("tests.subprocesses", *words, str(rank), folder=folder) for rank in range(count)]
+    for rank in ranks:
+        said, _ = rank.communicate(120)
+        assert rank.returncode == 0, said
+    return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(count)]
+
+
+def main(arguments: list[str]) -> int:
+    """Be one of the processes of ``in_processes``."""
+    module, name, count, rank = arguments
+    folder = Path.cwd()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=int(rank), world_size=int(count))
+    found = getattr(importlib.import_module(module), name)(int(rank))
+    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))
+    dist.destroy_process_group()
+    return 0
 
 
 def alive(pid: int) -> bool:
@@ -43,12 +50,12 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def kill_second_rank(process: subprocess.Popen[str]) -> None:
+def kill_second_rank(process: subprocess.Popen[str] | Started) -> None:
     """Kill rank 1 of a command on several devices."""
     os.kill(children(process.pid)[1], signal.SIGKILL)
 
 
-def said_without_second_rank(process: subprocess.Popen[str]) -> str:
+def said_without_second_rank(process: subprocess.Popen[str] | Started) -> str:
     """Kill rank 1, see the others end soon, and give all that was said."""
     kill_second_rank(process)
     killed = time.monotonic()
@@ -56,10 +63,3 @@ def said_without_second_rank(process: subprocess.Popen[str]) -> str:
     assert time.monotonic() - killed < 20
     assert process.returncode == 137, said
     return said
-
-
-def _begin(work: Callable[[int], Any], rank: int, store: Path, queue: Any) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
-    queue.put((rank, work(rank)))
-    dist.destroy_process_group()

@@ -16,9 +16,8 @@ import torch
 from src.config.command_line import CONF
 from src.config.composing import composed as composed_of
 from src.config.schema import Config
-from tests.warm import Warm
+from tests import warm
 
-WARM = Warm()
 TINY = (
     "data=bytes",
     "data.context=64",
@@ -58,7 +57,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 def command(name: str, *arguments: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run what ``python -m src.NAME`` runs in ``folder`` to its end, in a process that has its imports already."""
-    return WARM.command(name, arguments, folder, environment(**env))
+    return warm.command(name, arguments, folder, environment(**env))
 
 
 def cold_command(name: str, *arguments: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -69,8 +68,13 @@ def cold_command(name: str, *arguments: str, folder: Path, **env: str) -> subpro
     )
 
 
-def started(*arguments: str, folder: Path) -> subprocess.Popen[str]:
-    """Start training and return at once."""
+def started(name: str, *arguments: str, folder: Path) -> warm.Started:
+    """Start what ``python -m src.NAME`` starts, in a process that has its imports already, and return at once."""
+    return warm.started(name, arguments, folder, environment())
+
+
+def cold_started(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    """Start ``python -m src.train`` and return at once."""
     line = [sys.executable, "-m", "src.train", *arguments]
     return subprocess.Popen(
         line, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

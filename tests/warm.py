@@ -1,206 +1,152 @@
 """Whole commands in processes of their own, forked from one that has imported everything already.
 
 What a command does is the same; the four seconds of processor time that its imports take are saved, and so they are
-for the ranks and the jobs of a sweep that it starts. ``cold_command`` and ``started`` of ``tests.tiny_runs`` start
-Python anew instead, as a user does.
+for the ranks and the jobs of a sweep that it starts. ``cold_command`` and ``cold_started`` of ``tests.tiny_runs``
+start Python anew instead, as a user does. All processes of the tests share one server, ``tests.warm_server``.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
-import logging
 import os
-import select
+import pty
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+import uuid
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, TextIO
-
-from src.processes.ranks import end
-from src.runs import lock
-from src.system.signals import stop_quietly, stops
+from typing import IO, Any
 
 SECONDS = 240
+SERVER = "TEST_WARM_SERVER"  # in the environment of all processes of the tests: where the server listens
 
 
-class Warm:
-    """The process that commands are forked from; one for each process of the tests."""
+class Started:
+    """A command that runs: what is asked of ``subprocess.Popen`` for one.
 
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[str] | None = None
+    Args:
+        connection: to the server, which has been told what to start.
+        line: what is run, for messages.
+        stdout: the file that it prints to.
+        stderr: the file for its errors, None where they go to the same.
+    """
 
-    def command(
-        self, name: str, arguments: tuple[str, ...], folder: Path, env: dict[str, str]
-    ) -> subprocess.CompletedProcess[str]:
-        """Run ``python -m src.NAME`` in a folder to its end."""
-        process = self._started(env)
-        assert process.stdin is not None and process.stdout is not None
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            places = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err)]
-            task = {"name": name, "arguments": arguments, "folder": str(folder), "env": env, "places": places}
-            process.stdin.write(json.dumps(task) + "\n")
-            process.stdin.flush()
-            if not select.select([process.stdout], [], [], SECONDS)[0]:
-                _end(process)
-                raise subprocess.TimeoutExpired(f"src.{name} {' '.join(arguments)}", SECONDS)
-            code = int(process.stdout.readline())
-            said = [_read(file) for file in (out, err)]
-        return subprocess.CompletedProcess([f"src.{name}", *arguments], code, *said)
-
-    def _started(self, env: dict[str, str]) -> subprocess.Popen[str]:
-        if self.process is None or self.process.poll() is not None:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.warm"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                start_new_session=True,
-            )  # fmt: skip
-            atexit.register(_end, self.process)
-        return self.process
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End it and the command that it waits for."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _read(file: TextIO) -> str:
-    file.seek(0)
-    return file.read()
-
-
-def main() -> None:
-    """Import, then fork a process for each line that says what to run, and answer with its exit code."""
-    programs = _programs()
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            task = json.loads(line)
-            _print_to(*(os.open(place, os.O_WRONLY | os.O_APPEND) for place in task.pop("places")))
-            name = task.pop("name")
-            os._exit(_become(programs[name], f"src.{name}", **task))
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(code, flush=True)
-
-
-def _print_to(out: int, err: int) -> None:
-    """Read nothing, and print to these files."""
-    for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), out, err)):
-        os.dup2(file, number)
-    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode, closefd=False) for number, mode in enumerate("rww"))
-
-
-def _become(program: Callable[[], Any], name: str, arguments: list[str], env: dict[str, str], folder: str = ".") -> int:
-    """Do what ``python -m NAME`` does; gives the exit code."""
-    atexit._clear()  # what imports left to do at the end, such as removing their temporary folders, is not this one's
-    os.environ.clear()
-    os.environ.update(env)
-    os.chdir(folder)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    stop_quietly()
-    sys.argv = [name, *arguments]
-    sys.orig_argv[:] = [sys.executable, "-m", name, *arguments]
-    try:
-        code = program() or 0
-    except SystemExit as exit_:
-        code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
-        code = 1
-    logging.shutdown()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return int(code)
-
-
-class Forked:
-    """A rank, or a job of a sweep: what is asked of ``subprocess.Popen`` for one, without its imports."""
-
-    def __init__(
-        self, program: Callable[[list[str]], int], line: list[str], env: dict[str, str], start_new_session: bool,
-        stdout: Any = None, **_: Any,
-    ) -> None:  # fmt: skip
-        assert start_new_session
-        sys.stdout.flush()
-        sys.stderr.flush()
+    def __init__(self, connection: socket.socket, line: str, stdout: IO[str], stderr: IO[str] | None = None) -> None:
+        self.args = line
+        self.stdout = stdout
+        self.stderr = stderr
         self.returncode: int | None = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.setsid()
-            _print_to(*((1, 2) if stdout is None else [stdout.fileno()] * 2))
-            lock._held.clear()  # the locks are the parent's
-            for signum in stops():
-                signal.signal(signum, signal.SIG_DFL)
-            os._exit(_become(lambda: end(program(line[3:])), line[2], line[3:], env))
+        self._connection = connection
+        self._answers = connection.makefile()
+        self.pid = int(self._answers.readline())
 
     def poll(self) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        """Give the exit code, None while it runs."""
+        with contextlib.suppress(TimeoutError):
+            self._end(0.001)
         return self.returncode
 
-    def wait(self) -> int:
-        while (code := self.poll()) is None:
-            time.sleep(0.02)
-        return code
+    def wait(self, timeout: float = SECONDS) -> int:
+        """Wait for the exit code."""
+        try:
+            return self._end(timeout)
+        except TimeoutError as error:
+            self._kill_all()
+            raise subprocess.TimeoutExpired(self.args, timeout) from error
+
+    def communicate(self, timeout: float = SECONDS) -> tuple[str, str | None]:
+        """Wait for its end; gives what it printed, and its errors where they are apart."""
+        self.wait(timeout)
+        return self.stdout.read(), self.stderr and self.stderr.read()
 
     def send_signal(self, signum: int) -> None:
+        """Send a signal, if it runs."""
         if self.poll() is None:
             os.kill(self.pid, signum)
 
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
+    def _end(self, seconds: float) -> int:
+        if self.returncode is None:
+            self._connection.settimeout(seconds)
+            if not (answer := self._connection.recv(20)):
+                raise RuntimeError(f"the server of warm commands is gone, and {self.args} with it")
+            self.returncode = int(answer)
+        return self.returncode
 
-def _programs() -> dict[str, Callable[[], Any]]:
-    """The commands; what would take the process over, or work for it alone, is called in it instead."""
-    import lightning.pytorch  # noqa: F401
-    import torch
-    import wandb  # noqa: F401
-
-    from src import eval as evaluation
-    from src import job
-    from src.jobs import evaluation as scoring
-    from src.jobs import sampling  # noqa: F401
-    from src.processes import ranks
-    from src.sweep import runner
-    from tests.kept_configs import keep
-    from tests.programs import PROGRAMS
-    from tests.tiny_runs import TINY, composed
-
-    torch.set_num_threads(1)
-    keep()
-    composed(*TINY, "data.path=any")  # what Hydra reads and finds first of all
-    supervise = evaluation.supervise
-
-    def alone(line: list[str], devices: int, *arguments: Any, **more: Any) -> int:
-        return scoring.main(line[3:]) if devices == 1 else supervise(line, devices, *arguments, **more)
-
-    evaluation.supervise = alone
-
-    def job_called(line: list[str]) -> int:
-        sys.orig_argv[:], sys.argv = line, line[2:]
-        stop_quietly()
-        return job.main(line[3:])
-
-    os.execv = lambda _, line: sys.exit(job_called(line))  # type: ignore[assignment,misc]
-    ours = {"src.job": job.main, "src.jobs.evaluation": scoring.main}
-
-    def begun(line: list[str], **options: Any) -> Any:
-        program = ours.get(line[2]) if line[:2] == [sys.executable, "-m"] else None
-        return Forked(program, line, **options) if program else subprocess.Popen(line, **options)
-
-    for module in (ranks, runner):
-        module.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": begun})  # type: ignore[assignment]
-    return PROGRAMS
+    def _kill_all(self) -> None:
+        """It and what it started, but for what has a session of its own and watches over its parent."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
 
-if __name__ == "__main__":
-    main()
+def command(
+    name: str, arguments: tuple[str, ...], folder: Path, env: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m src.NAME``, or another program of ``tests.programs``, in a folder to its end."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = _begun(_task(name, arguments, folder, env, _files(out, err)), out, err)
+        said = process.communicate()
+        assert process.returncode is not None
+        return subprocess.CompletedProcess([process.args], process.returncode, said[0], said[1] or "")
+
+
+def started(name: str, arguments: tuple[str, ...], folder: Path, env: dict[str, str]) -> Started:
+    """Begin it, and return at once; its errors go where what it prints goes."""
+    said = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    return _begun(_task(name, arguments, folder, env, _files(said, said)), said)
+
+
+def in_terminal(name: str, arguments: tuple[str, ...], folder: Path, env: dict[str, str]) -> tuple[Started, int]:
+    """Begin it in a terminal of its own, and return at once; gives the other end of the terminal too."""
+    ours, its = pty.openpty()
+    with os.fdopen(its, "w") as terminal:
+        return _begun(_task(name, arguments, folder, env, [os.ttyname(its)] * 3), terminal), ours
+
+
+def _files(out: IO[str], err: IO[str]) -> list[str]:
+    return [os.devnull, *(f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err))]
+
+
+def _task(
+    name: str, arguments: tuple[str, ...], folder: Path, env: dict[str, str], places: list[str]
+) -> dict[str, Any]:
+    return {"name": name, "arguments": arguments, "folder": str(folder), "env": env, "places": places}
+
+
+def _begun(task: dict[str, Any], out: IO[str], err: IO[str] | None = None) -> Started:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect("\0" + os.environ[SERVER])
+    except (KeyError, ConnectionError):
+        connection.connect("\0" + serve())
+    connection.sendall((json.dumps(task) + "\n").encode())
+    return Started(connection, f"{task['name']} {' '.join(task['arguments'])}", out, err)
+
+
+def serve() -> str:
+    """Start the server, which ends with this process; gives where it listens. It imports when it is first asked."""
+    place = os.environ[SERVER] = f"sparse-transformer-tests-{uuid.uuid4().hex}"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("\0" + place)
+        listening.listen(16)
+        root = Path(__file__).parents[1]
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.warm_server", str(listening.fileno())], env=env, cwd=root,
+            stdin=subprocess.PIPE, start_new_session=True, pass_fds=[listening.fileno()],
+        )  # fmt: skip
+    _servers.append(process)
+    return place
+
+
+_servers: list[subprocess.Popen[bytes]] = []  # each reads until this process is gone

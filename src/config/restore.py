@@ -99,26 +99,34 @@ def read_config(file: Path) -> Config:
 def newer_keys(content: DictConfig) -> DictConfig:
     """Give the keys of conf/ that a saved configuration lacks, with their values."""
     found = OmegaConf.create()
-    root = OmegaConf.load(CONF / "config.yaml")
-    assert isinstance(root, DictConfig)
-    for key in (key for key in schema_leaves() if "." not in key and key in root and key not in content):
-        found[key] = node(root, key)
-    recipe = OmegaConf.load(CONF / "recipe" / "paper.yaml")
-    assert isinstance(recipe, DictConfig)
+    whole = OmegaConf.to_container(content)
+    assert isinstance(whole, dict)
+    if lacking := [key for key in schema_leaves() if "." not in key and key not in content]:
+        root = _of_conf("config.yaml")
+        for key in (key for key in lacking if key in root):
+            found[key] = node(root, key)
     for group, choice in CHOICES.items():
-        saved = OmegaConf.to_container(content).get(group, {})  # type: ignore[union-attr]
+        saved = whole.get(group, {})
         if not isinstance(saved, dict):
             continue
-        chosen = choice.format_map({"pattern": None, "kind": None, "name": UNNAMED.get(group), **saved})
-        file = CONF / group / f"{chosen}.yaml"
-        standard = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
-        standard = OmegaConf.merge(recipe.get(group, {}), standard)
         known = {key.removeprefix(f"{group}.") for key in schema_leaves() if key.startswith(f"{group}.")}
+        if known <= set(saved):
+            continue
+        chosen = choice.format_map({"pattern": None, "kind": None, "name": UNNAMED.get(group), **saved})
+        file = f"{group}/{chosen}.yaml"
+        own = _of_conf(file) if (CONF / file).is_file() else OmegaConf.create()
+        standard = OmegaConf.merge(_of_conf("recipe/paper.yaml").get(group, {}), own)
         assert isinstance(standard, DictConfig)
         newer = {key: node(standard, key) for key in known & set(standard) - set(saved)}
         if newer:
             found[group] = newer
     return found
+
+
+def _of_conf(file: str) -> DictConfig:
+    content = OmegaConf.load(CONF / file)
+    assert isinstance(content, DictConfig)
+    return content
 
 
 def restore(saved: Config, command_line: Config, changed: list[str]) -> Config:

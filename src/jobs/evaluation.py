@@ -7,9 +7,12 @@ float64, so the figure does not depend on the devices.
 from __future__ import annotations
 
 if __name__ == "__main__":
+    import gc
+
     from src.system.signals import stop_quietly
 
     stop_quietly()
+    gc.disable()  # while modules are imported, none of which can go: looking takes a third of a second
 
 import functools
 import signal
@@ -174,4 +177,5 @@ def log_to_wandb(request: Request, run: Run, figures: dict[str, Any], rows: list
 
 
 if __name__ == "__main__":
+    gc.enable()
     end(main(sys.argv[1:]))

@@ -1,7 +1,5 @@
 """The pictures: they show the sets themselves, for every pattern, at any length."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib.image
@@ -11,6 +9,7 @@ from matplotlib.text import Text
 
 from src.attention import Column, OwnBlock, Pattern, Summary, Window
 from src.attention.draw import LARGEST, draw_figure3, draw_pattern, sets_matrix
+from tests.tiny_runs import command
 
 
 def test_the_matrix_says_which_set_a_pair_is_in() -> None:
@@ -60,9 +59,9 @@ def test_figure_3_has_a_column_for_each_pattern() -> None:
 
 
 def test_the_script_writes_a_picture_and_refuses_impossible_patterns(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "scripts.figures.draw_patterns", "--out", str(tmp_path / "new" / "figure.png")]
-    subprocess.run(command, check=True)
+    out = ("--out", str(tmp_path / "new" / "figure.png"))
+    assert command("draw_patterns", *out, folder=tmp_path).returncode == 0
     assert matplotlib.image.imread(tmp_path / "new" / "figure.png").shape[0] > 500
-    refused = subprocess.run([*command, "--summary", "3"], check=False, capture_output=True, text=True)
+    refused = command("draw_patterns", *out, "--summary", "3", folder=tmp_path)
     assert refused.returncode == 2
     assert "summary must divide stride (8), found 3" in refused.stderr

@@ -23,7 +23,9 @@ from typing import Any
 
 import pytest
 
+from src import eval as evaluation
 from src import job
+from src.jobs import evaluation as scoring
 from src.runs import lock
 from src.system import signals
 from tests.programs import PROGRAMS
@@ -86,6 +88,7 @@ def outcome(
     monkeypatch.setattr(sys, "argv", [program, *arguments])
     monkeypatch.setattr(signals, "hold", lambda: None)
     monkeypatch.setattr(os, "execv", lambda _, line: sys.exit(job.main(line[3:])))
+    monkeypatch.setattr(evaluation, "supervise", lambda line, devices, *_, **__: scoring.main(line[3:]))
     capfd.readouterr()
     code: Any
     try:
@@ -163,13 +166,16 @@ def patched(*changes: tuple[Any, str, Any]) -> Callable[[Path], AbstractContextM
     return replaced
 
 
-def file(name: str, content: bytes | str = b"", mode: int | None = None) -> Callable[[Path], Path]:
-    """Write a file, and its folder."""
+def file(
+    name: str, content: bytes | str | Callable[[], bytes] = b"", mode: int | None = None
+) -> Callable[[Path], Path]:
+    """Write a file, and its folder; a content that takes time to make is made then."""
 
     def prepare(folder: Path) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        made = content() if callable(content) else content
+        path.write_bytes(made.encode() if isinstance(made, str) else made)
         if mode is not None:
             path.chmod(mode)
         return path

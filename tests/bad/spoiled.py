@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import os
 from collections.abc import Callable
@@ -68,13 +70,21 @@ def prepared(folder: Path) -> None:
 
 def a_run(folder: Path, *changes: str) -> Path:
     """A run directory with an untrained model, as training leaves it."""
-    config: Config = composed(*TINY, "data.path=corpus.txt", *changes)
     run = folder / "run"
     (run / "checkpoints").mkdir(parents=True)
-    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
-    weights = {f"model.{name}": x for name, x in network(config).state_dict().items()}
-    torch.save({"state_dict": weights}, run / "checkpoints" / "best.ckpt")
+    for name, content in _untrained(changes).items():
+        (run / name).write_bytes(content)
     return run
+
+
+@functools.cache
+def _untrained(changes: tuple[str, ...]) -> dict[str, bytes]:
+    """The files of such a run; each row of the tables gets a copy."""
+    config: Config = composed(*TINY, "data.path=corpus.txt", *changes)
+    checkpoint = io.BytesIO()
+    torch.save({"state_dict": {f"model.{name}": x for name, x in network(config).state_dict().items()}}, checkpoint)
+    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    return {"config.yaml": text.encode(), "checkpoints/best.ckpt": checkpoint.getvalue()}
 
 
 def pictures_run(folder: Path) -> Path:

@@ -60,7 +60,8 @@ EXPERIMENTS |= {
     "pictures_small-paper": (*EXPERIMENTS["pictures_small"], "recipe=paper"),
     "text_short-paper": (*EXPERIMENTS["text_short"], *PAPER, "optimizer.short_context_steps=1500"),
     "pictures_short-paper": (
-        *EXPERIMENTS["pictures_short"], *PAPER, "optimizer.short_context=96", "optimizer.short_context_steps=500",
+        *EXPERIMENTS["pictures_short"], *PAPER, "model.dropout=0.1", "optimizer.short_context=96",
+        "optimizer.short_context_steps=500",
     ),
 }  # fmt: skip
 

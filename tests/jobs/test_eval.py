@@ -6,7 +6,6 @@ import math
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,8 @@ from src.jobs.shared import check_count, prepared_data
 from src.runs.run import Run
 from src.training import build_model
 from tests.subprocesses import said_without_second_rank
-from tests.tiny_runs import command, composed, environment, summary, train_tiny
+from tests.tiny_runs import command, composed, started, summary, train_tiny
+from tests.warm import Started
 
 CONTEXT = 64
 
@@ -109,13 +109,10 @@ def test_a_figure_over_other_bytes_than_the_split_is_never_given(run):
         check_count(999, data, "test")
 
 
-def evaluating(run: Path, first: int, *arguments: str) -> subprocess.Popen[str]:
+def evaluating(run: Path, first: int, *arguments: str) -> Started:
     """Start an evaluation of two rows, the first by so many bytes of context at least, and return when that is done."""
-    line = [sys.executable, "-m", "src.eval", f"run={run}", f"eval.min_context=[{first},63]", "data.eval_batch_size=1"]
-    process = subprocess.Popen(
-        [*line, *arguments], cwd=run.parent, env=environment(),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    line = (f"run={run}", f"eval.min_context=[{first},63]", "data.eval_batch_size=1")
+    process = started("eval", *line, *arguments, folder=run.parent)
     deadline = time.monotonic() + 120
     while f"test/bits_per_byte@min_context={first}" not in summary(run) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
@@ -127,7 +124,7 @@ def test_ctrl_c_ends_quietly_and_keeps_finished_rows(run):
     figures = summary(run)
     process = evaluating(run, 5)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert said.count("stopped: rows that were finished are in summary.json") == 1
     assert "Traceback" not in said

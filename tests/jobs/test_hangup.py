@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from src.checkpoint.file import inspect
+from tests import warm
 from tests.tiny_runs import TINY, corpus, environment
 
 LONG = ("trainer.max_steps=100000", "trainer.val_every=100000", "trainer.checkpoint_every=null",
@@ -22,16 +22,12 @@ HUNG_UP = 128 + signal.SIGHUP
 
 def arguments(folder: Path, *more: str) -> list[str]:
     places = (f"data.path={corpus(folder)}", f"paths.output_dir={folder / 'runs'}")
-    return [sys.executable, "-m", "src.train", *TINY, *LONG, *places, *more]
+    return [*TINY, *LONG, *places, *more]
 
 
 def in_terminal(line: list[str], condition, keys: bytes = b"") -> int:
-    """Run a command in a terminal, press keys or close that when ``condition`` is true; the command's exit code."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        for signum in (signal.SIGINT, signal.SIGHUP):  # ignored where the tests run in the background or under nohup
-            signal.signal(signum, signal.SIG_DFL)
-        os.execve(line[0], line, {**environment(), "TERM": "xterm"})
+    """Train in a terminal, press keys or close that when ``condition`` is true; the command's exit code."""
+    process, terminal = warm.in_terminal("train", tuple(line), Path.cwd(), {**environment(), "TERM": "xterm"})
     os.set_blocking(terminal, False)
     deadline = time.monotonic() + 120
     while not condition() and time.monotonic() < deadline:
@@ -45,18 +41,7 @@ def in_terminal(line: list[str], condition, keys: bytes = b"") -> int:
             while os.read(terminal, 65_536):
                 pass
     os.close(terminal)
-    return ended(pid)
-
-
-def ended(pid: int) -> int:
-    """Wait for a process to end, half a minute at most; its exit code."""
-    deadline = time.monotonic() + 30
-    while (status := os.waitpid(pid, os.WNOHANG)) == (0, 0):
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            deadline += 30
-        time.sleep(0.05)
-    return os.waitstatus_to_exitcode(status[1])
+    return process.wait(30)
 
 
 def rows(folder: Path) -> int:
@@ -103,6 +88,7 @@ def test_a_sweep_whose_terminal_is_closed_lets_its_jobs_save(tmp_path):
 def test_under_nohup_it_goes_on(tmp_path):
     line = arguments(tmp_path, "trainer.max_steps=60", "trainer.val_every=60")
     ignored = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
+    line = [sys.executable, "-m", "src.train", *line]
     with subprocess.Popen(line, env=environment(), stdout=subprocess.DEVNULL, preexec_fn=ignored) as process:  # noqa: PLW1509
         while not rows(tmp_path) and process.poll() is None:
             time.sleep(0.02)

@@ -11,6 +11,8 @@ from PIL import Image
 
 from tests.tiny_runs import TINY, command, corpus, only_run, train_tiny
 
+ALONE = "logger.kind=none"  # without wandb, which takes a second
+
 
 @pytest.fixture(scope="module")
 def text_run(tmp_path_factory) -> Path:
@@ -34,7 +36,7 @@ def files(run: Path) -> set[str]:
 
 def test_text_goes_to_the_terminal_and_a_file(text_run):
     before = files(text_run)
-    line = (f"run={text_run}", "prompt=sparse att", "length=20", "batch=2", "seed=3")
+    line = (f"run={text_run}", "prompt=sparse att", "length=20", "batch=2", "seed=3", ALONE)
     said = [command("sample", *line, folder=text_run.parent) for _ in range(2)]
     assert said[0].returncode == 0, said[0].stderr
     assert said[0].stdout == said[1].stdout
@@ -48,7 +50,7 @@ def test_text_goes_to_the_terminal_and_a_file(text_run):
 def test_prompt_file_and_whole_context(text_run, tmp_path):
     (tmp_path / "prompt.bin").write_bytes(b"window column")
     done = command("sample", f"run={text_run}", f"prompt_file={tmp_path / 'prompt.bin'}", "batch=1", "temperature=0",
-                   folder=tmp_path)  # fmt: skip
+                   ALONE, folder=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].startswith("window column")
 
@@ -87,7 +89,7 @@ def picture(file: Path) -> np.ndarray:
 
 
 def test_unconditional_pictures(picture_run):
-    done = command("sample", f"run={picture_run}", "batch=3", "seed=8", folder=picture_run.parent)
+    done = command("sample", f"run={picture_run}", "batch=3", "seed=8", ALONE, folder=picture_run.parent)
     assert done.returncode == 0, done.stderr
     side = 4 * 32 + 4
     assert picture(picture_run / "samples" / "best-seed8.png").shape == (2 * side + 4, 2 * side + 4, 3)
@@ -95,7 +97,7 @@ def test_unconditional_pictures(picture_run):
 
 def test_completions_show_original_given_and_completions(picture_run):
     done = command("sample", f"run={picture_run}", "batch=2", "pictures.given=0.5", "pictures.completions=2", "seed=9",
-                   folder=picture_run.parent)  # fmt: skip
+                   ALONE, folder=picture_run.parent)  # fmt: skip
     assert done.returncode == 0, done.stderr
     grid = picture(picture_run / "samples" / "best-seed9.png")
     side = 4 * 32 + 4
@@ -110,7 +112,7 @@ def test_a_picture_of_ones_own_is_completed(picture_run, tmp_path):
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5
     Image.fromarray(pixels).save(tmp_path / "mine.png")
     done = command("sample", f"run={picture_run}", "pictures.given=0.5", f"pictures.file={tmp_path / 'mine.png'}",
-                   "seed=23", folder=picture_run.parent)  # fmt: skip
+                   "seed=23", ALONE, folder=picture_run.parent)  # fmt: skip
     assert done.returncode == 0, done.stderr
     grid = picture(picture_run / "samples" / "best-seed23.png")
     side = 4 * 32 + 4

@@ -84,7 +84,7 @@ def test_eval_of_the_last_checkpoint_leaves_the_best_figures_alone(unbroken):
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path):
-    process = started(*TINY, f"data.path={corpus(tmp_path)}", folder=tmp_path)
+    process = started("train", *TINY, f"data.path={corpus(tmp_path)}", folder=tmp_path)
     wait_for_step(tmp_path, 2, process)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
@@ -101,7 +101,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path):
 
 def test_resume_may_split_a_step_otherwise(unbroken, tmp_path):
     """Another micro-batch: same steps, same data; weights equal to rounding."""
-    process = started(*TINY, f"data.path={corpus(tmp_path)}", "model.dropout=0", folder=tmp_path)
+    process = started("train", *TINY, f"data.path={corpus(tmp_path)}", "model.dropout=0", folder=tmp_path)
     wait_for_step(tmp_path, 7, process)
     process.kill()
     process.wait()

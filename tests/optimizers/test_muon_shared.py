@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 
 from src.optimizers.muon import Muon
 from src.optimizers.orthogonal import orthogonalize
-from tests.subprocesses import SERVED
+from tests.subprocesses import in_processes
 
 STEPS = 3
 FULL = StateDictOptions(full_state_dict=True)
@@ -81,7 +81,7 @@ def sharded():
     return net
 
 
-def shares_of_rows(_):
+def shares_of_rows():
     net = sharded()
     optimizer = net.optimizer()
     found = trained(net, optimizer)
@@ -101,30 +101,16 @@ def shares_of_rows(_):
     return found, momentum, gone_on, values(net) == before
 
 
-def work(world):
+def work(rank):
     sizes, alone = [], []
     found = {"shared": whole_parameters(sizes), "not shared": whole_parameters(alone, share=False)}
-    return found, sizes[:4], alone[:4], shares_of_rows(world)
-
-
-def _begin(rank, world, store, queue):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    queue.put((rank, work(world)))
-    dist.destroy_process_group()
+    return found, sizes[:4], alone[:4], shares_of_rows()
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def processes(request, tmp_path_factory):
     """What ``work`` gives in each of some processes."""
-    queue, store = SERVED.Queue(), tmp_path_factory.mktemp("muon") / "store"
-    workers = [SERVED.Process(target=_begin, args=(rank, request.param, store, queue)) for rank in range(request.param)]
-    for worker in workers:
-        worker.start()
-    found = dict(queue.get(timeout=120) for _ in workers)
-    for worker in workers:
-        worker.join()
-    return [found[rank] for rank in range(request.param)]
+    return in_processes(work, tmp_path_factory.mktemp("muon"), request.param)
 
 
 @pytest.fixture(scope="module")

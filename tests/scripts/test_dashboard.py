@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from src.loggers.wandb_login import login_known
-from tests.tiny_runs import environment
+from tests.tiny_runs import command
 from tests.wandb_server import KEY, Speaking, serving
 
 SECTIONS = ["Bits per byte", "Loss", "Speed", "Memory", "Samples", "Attention", "Runs"]
@@ -59,9 +58,8 @@ def server() -> Iterator[Server]:
 def dashboard(*arguments: str, folder: Path, server: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the program as a user does who is logged in, if there is a server, and else is not."""
     login = {"WANDB_BASE_URL": server, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"} if server else {}
-    surroundings = environment(HOME=str(folder), NETRC=str(folder / "netrc"), **login, **env)
-    line = [sys.executable, "-m", "scripts.dashboard", *arguments]
-    return subprocess.run(line, cwd=folder, env=surroundings, capture_output=True, text=True, timeout=60, check=False)
+    home = {"HOME": str(folder), "NETRC": str(folder / "netrc")}
+    return command("scripts.dashboard", *arguments, folder=folder, **home, **login, **env)
 
 
 def address(server: Server) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src.training.bits_per_byte import BitsPerByte
-from tests.subprocesses import in_two_processes
+from tests.subprocesses import in_processes
 
 
 def test_uneven_batches_weigh_by_their_bytes():
@@ -40,4 +40,4 @@ def score(rank: int) -> float:
 
 
 def test_several_processes_give_the_figure_of_one(tmp_path):
-    assert in_two_processes(score, tmp_path) == pytest.approx([(10 + 150) / 40] * 2)
+    assert in_processes(score, tmp_path) == pytest.approx([(10 + 150) / 40] * 2)

@@ -17,7 +17,19 @@ from omegaconf import OmegaConf
 from src.config.schema import Config
 from src.runs.run import Run
 from tests.subprocesses import said_without_second_rank
-from tests.tiny_runs import TINY, command, corpus, environment, only_run, started, summary, train_tiny, weights
+from tests.tiny_runs import (
+    TINY,
+    cold_started,
+    command,
+    corpus,
+    environment,
+    only_run,
+    started,
+    summary,
+    train_tiny,
+    weights,
+)
+from tests.warm import Started
 
 # No loader processes: forked beside the threads of gloo, one of them was once seen to hang (docs/log.md). Small initial
 # weights: the gradient of a key's bias is 0, and with larger ones Adam makes steps of its rounding.
@@ -191,7 +203,7 @@ LONG = ("trainer.max_steps=100000", "trainer.val_every=100000", "trainer.checkpo
 
 
 def test_ctrl_c_stops_all_ranks_after_the_same_step_and_saves(tmp_path):
-    process = started(*TINY, *LONG, *PLAIN, *DDP, f"data.path={corpus(tmp_path)}", folder=tmp_path)
+    process = started("train", *TINY, *LONG, *PLAIN, *DDP, f"data.path={corpus(tmp_path)}", folder=tmp_path)
     run = training(tmp_path, process)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
@@ -212,7 +224,7 @@ def test_a_run_that_loses_a_process_ends_and_goes_on_with_fewer(tmp_path, device
     """With the same global batch and data order: step for step the losses of a run of one process, never broken."""
     (tmp_path / "unbroken").mkdir()
     unbroken = train_tiny(tmp_path / "unbroken", *PLAIN, *FORTY)
-    process = started(*TINY, *PLAIN, *FORTY, *devices, f"data.path={corpus(tmp_path)}", folder=tmp_path)
+    process = cold_started(*TINY, *PLAIN, *FORTY, *devices, f"data.path={corpus(tmp_path)}", folder=tmp_path)
     run = training(tmp_path, process, rows=8)
     said = said_without_second_rank(process)
     assert "error: rank 1 ended with exit code 137, so all ranks were stopped" in said
@@ -225,7 +237,7 @@ def test_a_run_that_loses_a_process_ends_and_goes_on_with_fewer(tmp_path, device
     assert_same_training(run, unbroken)
 
 
-def training(folder: Path, process: subprocess.Popen[str], rows: int = 3) -> Path:
+def training(folder: Path, process: subprocess.Popen[str] | Started, rows: int = 3) -> Path:
     """Wait until the run's first steps are logged and give its directory."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:

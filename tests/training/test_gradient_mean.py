@@ -5,7 +5,7 @@ import torch
 
 from src.training.gradient_mean import GradientMean, grouped, same_start
 from src.training.strategies import DataParallel
-from tests.subprocesses import in_two_processes
+from tests.subprocesses import in_processes
 
 SHAPES = ((7, 5), (3,), (64, 2), (1,), (40,))
 
@@ -37,7 +37,7 @@ def means(rank):
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    return in_two_processes(means, tmp_path_factory.mktemp("gradients"))
+    return in_processes(means, tmp_path_factory.mktemp("gradients"))
 
 
 @pytest.mark.parametrize("name", ["one piece", "pieces", "fp16"])

@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 from src.attention import Pattern
 from src.models.sparse_transformer import SparseTransformer
 from src.training.strategies import ShardedLanguageModel, units, whole_weights
-from tests.subprocesses import in_two_processes
+from tests.subprocesses import in_processes
 
 DEPTH, N = 4, 32
 SHARES = [(unit, recompute) for unit in (1, 8_000, 1 << 24) for recompute in ("none", "block")]
@@ -53,7 +53,7 @@ def gradients_in_shares(rank):
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    return in_two_processes(gradients_in_shares, tmp_path_factory.mktemp("shares"))
+    return in_processes(gradients_in_shares, tmp_path_factory.mktemp("shares"))
 
 
 @pytest.mark.parametrize(("unit", "recompute"), SHARES)

@@ -1,10 +1,11 @@
 """Compile every kernel launch of a case for a named GPU, with no GPU.
 
     python -m tests.attention.triton.compile_kernels --arch 86
+    python -m tests.attention.triton.compile_kernels --of tiled --arch 86 + --of muon  # one after the other
 
 The launches are the real ones: ``passes`` runs on tensors without storage, and a decoder predicts a byte on the CPU;
-each launch compiles instead of running. Prints one JSON object a kernel: name, target, configuration, shared memory,
-registers and spilled bytes.
+each launch compiles instead of running. Prints one JSON object a kernel: which part of the command line, name, target,
+configuration, shared memory, registers and spilled bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import ast
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,8 +59,6 @@ def compile_case(
         )
 
     _pretend(arch)
-    tuning.capability = lambda device: f"sm_{arch}" if stored else "unknown"  # type: ignore[assignment]
-    passes.launch = compile_only  # type: ignore[assignment]
     heads = 2
 
     def rows(heads: int, width: int) -> torch.Tensor:
@@ -68,8 +68,10 @@ def compile_case(
     q, dq, k, dk = (rows(some, qk) for some in (heads, heads, heads // ratio, heads // ratio))
     out, dout, v_, dv = (rows(some, v) for some in (heads, heads, heads // ratio, heads // ratio))
     lse = torch.empty(2, heads, n, device="meta")
-    passes.forward(q, k, v_, out, lse, layer, 0.125)
-    passes.backward(q, k, v_, out, lse, dout, dq, dk, dv, layer, 0.125)
+    capability = f"sm_{arch}" if stored else "unknown"
+    with replaced(tuning, "capability", lambda device: capability), replaced(passes, "launch", compile_only):
+        passes.forward(q, k, v_, out, lse, layer, 0.125)
+        passes.backward(q, k, v_, out, lse, dout, dq, dk, dv, layer, 0.125)
     return found
 
 
@@ -120,10 +122,10 @@ def compile_fused(pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: i
     with compiled_launches(arch) as found:
         for recompute in ("none", "block"):
             seed = torch.zeros(1, dtype=torch.int64)
-            fused_block(hidden, seed, None, replace(plan, recompute=recompute), parameters).sum().backward()
+            fused_block(hidden, seed, None, None, replace(plan, recompute=recompute), parameters).sum().backward()
         matrices = [p if p.dim() == 2 else None for p in parameters]
         table = rotary_table(10000.0, n, qk)
-        fused_block(hidden, seed, table, replace(plan, options=MODERN), matrices).sum().backward()
+        fused_block(hidden, seed, table, None, replace(plan, options=MODERN), matrices).sum().backward()
         logits = torch.zeros(n, 256, dtype=dtype, requires_grad=True)
         cross_entropy(logits, torch.zeros(n, dtype=torch.uint8)).sum().backward()
     return found
@@ -137,16 +139,17 @@ def compile_tiled(
     from src.attention.triton import tuning
 
     heads, n = 4, 256
-    tuning.capability = lambda device: f"sm_{arch}" if stored else "unknown"  # type: ignore[assignment]
+    capability = f"sm_{arch}" if stored else "unknown"
     q, k = (torch.zeros(1, heads, n, qk, dtype=dtype, requires_grad=True) for _ in range(2))
     v_ = torch.zeros(1, heads, n, v, dtype=dtype, requires_grad=True)
     first = torch.zeros(1, n, dtype=torch.int32)
-    sizes = {kernel: tuning.tiled_sizes(kernel, q.device, dtype, qk, v) for kernel in TILED}
+    with replaced(tuning, "capability", lambda device: capability):
+        sizes = {kernel: tuning.tiled_sizes(kernel, q.device, dtype, qk, v) for kernel in TILED}
     rows: list[dict[str, Any]] = []
     for number in range(max(map(len, sizes.values()))):
         one = {kernel: own[number % len(own)] for kernel, own in sizes.items()}
-        tuning.tiled_sizes = lambda kernel, *_, one=one: (one[kernel],)  # type: ignore[assignment]
-        with compiled_launches(arch) as found:
+        chosen = replaced(tuning, "tiled_sizes", lambda kernel, *_, of=one: (of[kernel],))
+        with chosen, compiled_launches(arch) as found:
             for documents in (None, first):
                 tiled_attention(q, k, v_, pattern.layer(heads), "triton", 0.1, 0, documents).sum().backward()
         rows += [row | {"size": number} for row in found]
@@ -171,6 +174,17 @@ def compile_muon(arch: int) -> list[dict[str, Any]]:
 
 
 @contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Let something else stand under a name for a while."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextmanager
 def compiled_launches(arch: int) -> Iterator[list[dict[str, Any]]]:
     """Compile every launch instead of running it, and give a row each; results hold whatever was in memory."""
     from triton.runtime.jit import JITFunction
@@ -183,11 +197,8 @@ def compiled_launches(arch: int) -> Iterator[list[dict[str, Any]]]:
         found.append({"kernel": self.fn.__name__, "function": self.fn.__name__, "arch": arch} | _resources(compiled))
 
     _pretend(arch)
-    JITFunction.run = compile_only
-    try:
+    with replaced(JITFunction, "run", compile_only):
         yield found
-    finally:
-        JITFunction.run = run
 
 
 def launched_kernels(source: Path) -> set[str]:
@@ -235,7 +246,17 @@ def _resources(compiled: Any) -> dict[str, int]:
 
 
 def main() -> None:
-    """Compile what the command line asks for."""
+    """Compile what each part of the command line asks for."""
+    parts: list[list[str]] = [[]]
+    for word in sys.argv[1:]:
+        parts.append([]) if word == "+" else parts[-1].append(word)
+    for number, words in enumerate(parts):
+        for row in compiled(words):
+            print(json.dumps({"part": number} | row), flush=True)
+
+
+def compiled(words: list[str]) -> Iterator[dict[str, Any]]:
+    """Compile what these words ask for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=CASES, action="append", help="which patterns (default: all)")
     parser.add_argument("--arch", type=int, action="append", help="compute capabilities, such as 86 (default: 90)")
@@ -248,7 +269,7 @@ def main() -> None:
     parser.add_argument("--ratio", type=int, default=1, help="of attention: heads that share keys and values (1 or 2)")
     parser.add_argument("--recipe", default="", help="of decoding, of tests/models/recipes.py (default: the paper's)")
     parser.add_argument("--stored", action="store_true", help="stored configurations, not the safe ones")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     dtype, widths = getattr(torch, options.dtype), (options.qk, options.v)
     for arch in options.arch or [90]:
         for case in options.case or list(CASES):
@@ -262,8 +283,7 @@ def main() -> None:
                 rows = compile_fused(CASES[case], arch, dtype, *widths)
             else:
                 rows = compile_case(CASES[case], arch, dtype, *widths, stored=options.stored, ratio=options.ratio)
-            for row in rows:
-                print(json.dumps({"case": case} | row), flush=True)
+            yield from ({"case": case} | row for row in rows)
 
 
 if __name__ == "__main__":

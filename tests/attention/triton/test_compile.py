@@ -53,24 +53,31 @@ def check(rows: list[dict], spill: int) -> None:
         assert row["spilled"] <= spill, row
 
 
-@functools.cache  # a process takes longer to start than to compile
-def safe(part: str) -> list[dict]:
-    """The kernels of a part of the project for every generation, as an unknown GPU would run them."""
-    cases = ("--case", "strided", "--case", "fixed") if part == "attention" else ("--case", "fixed")
-    return compiled("--of", part, *(word for arch in ARCHS for word in ("--arch", str(arch))), *cases)
+@functools.cache  # by one process, which takes longer to start than to compile
+def all_parts() -> dict[str, list[dict]]:
+    """The kernels of each part of the project for every generation, as an unknown GPU would run them; and "stored":
+    those of attention as the table of tiles has them."""
+    generations = [word for arch in ARCHS for word in ("--arch", str(arch))]
+    both = ["--case", "strided", "--case", "fixed"]
+    lines = {part: ["--of", part, *generations, "--case", "fixed"] for part in KERNELS_OF}
+    lines |= {"attention": [*generations, *both], "stored": ["--arch", "90", "--stored", *both]}
+    found: dict[str, list[dict]] = {name: [] for name in lines}
+    for row in compiled(*[word for line in lines.values() for word in ("+", *line)][1:]):
+        found[list(lines)[row["part"]]].append(row)
+    return found
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("part", KERNELS_OF)
 def test_safe_configurations_fit_100_kb_and_do_not_spill(part: str, arch: int) -> None:
-    rows = [row for row in safe(part) if row["arch"] == arch]
+    rows = [row for row in all_parts()[part] if row["arch"] == arch]
     assert {row["kernel"] for row in rows} == KERNELS_OF[part]
     check(rows, spill=0)
 
 
 def test_no_kernel_is_forgotten() -> None:
     """Every kernel that is launched anywhere in the project is among those that the tests here compile."""
-    found = {row["function"] for part in KERNELS_OF for row in safe(part)}
+    found = {row["function"] for part in KERNELS_OF for row in all_parts()[part]}
     assert found == launched_kernels(ROOT / "src")
 
 
@@ -115,7 +122,7 @@ def test_kernels_of_shared_keys_fit_too(stored: tuple[str, ...]) -> None:
 
 
 def test_stored_configurations_compile_for_their_gpu() -> None:
-    rows = compiled("--arch", "90", "--stored", "--case", "strided", "--case", "fixed")
+    rows = all_parts()["stored"]
     assert max(row["config"][3] for row in rows) > 2, "the stored table was not used"
     for row in rows:
         assert row["shared"] <= LARGEST, row
