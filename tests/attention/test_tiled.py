@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from src.attention import Column, Dense, Fixed, KeySet, OwnBlock, Strided, Summary, Window
 from src.attention.backends import attend
-from src.attention.tiled.layout import Size, layout
+from src.attention.tiled import parts
+from src.attention.tiled.layout import Lists, Size, layout
 from src.attention.tiled.loop import rows
 
 CPU = torch.device("cpu")
@@ -83,6 +84,28 @@ def test_both_sides_list_the_same_tiles(keys: KeySet, n: int, size: Size) -> Non
             masks = lists.masks[lists.start[tile] : lists.start[tile + 1]]
             assert (masks[:full] == -1).all() and (masks[full:] >= 0).all()
     assert pairs[0] == sorted((query, key, mask) for key, query, mask in pairs[1])
+
+
+@given(st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=6), min_size=1, max_size=3), st.integers(1, 30))
+@settings(max_examples=60, deadline=None)
+def test_parts_have_every_entry_once(lengths: list[list[int]], shortest: int) -> None:
+    most = max(map(len, lengths))
+    rows = torch.tensor([own + [0] * (most - len(own)) for own in lengths])
+    start = torch.nn.functional.pad(rows.cumsum(1), (1, 0)) + (rows.sum(1).cumsum(0) - rows.sum(1))[:, None]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(parts, "SHORTEST", shortest)
+        found = parts.parted(Lists(start.int(), rows.int() // 3, torch.empty(0), torch.empty(0)), 4)
+    for own, some, sums in zip(start, found.parts.tolist(), found.sums.tolist(), strict=True):
+        for tile in range(most):
+            filling = found.shares - 1 if found.shares else None
+            mine = sorted(one[1:] for one in some if one[0] == tile and one[4] != filling)
+            entries = [entry for begin, _, end, _ in mine for entry in range(begin, end)]
+            assert entries == list(range(int(own[tile]), int(own[tile + 1])))
+            full = [entry for begin, masked, _, _ in mine for entry in range(begin, masked)]
+            assert len(full) == int(own[tile + 1] - own[tile]) // 3
+            shares = sorted(one[3] for one in mine)
+            added = [range(first, first + count) for at, first, count in sums if at == tile and count]
+            assert shares == (list(added[0]) if added else [-1])
 
 
 def test_keys_that_many_see_stand_together_and_equal_masks_are_stored_once() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from src.attention.key_sets import KeySet
 from src.attention.tiled.layout import Layout, Lists, Size, layout
+from src.attention.tiled.parts import Parts, parted
 
 
 class Choice(NamedTuple):
@@ -63,6 +64,7 @@ class Tables:
             the keys of every tile are neighbours.
         by_query: lists whose ``start`` is (layouts, tiles + 1) and ``full`` (layouts, tiles); masks by their places.
         by_key: likewise.
+        parts: of the lists of ``by_key``.
         masks: (masks, BQ, BK / 32) int32.
     """
 
@@ -71,6 +73,7 @@ class Tables:
     origins: Tensor | None
     by_query: Lists
     by_key: Lists
+    parts: Parts
     masks: Tensor
 
 
@@ -118,12 +121,14 @@ def tables(found: Plan) -> Tables:
     places = max(len(one.order) for one in found.layouts)
     order = torch.stack([_padded(one.order, places, found.length) for one in found.layouts])
     shift = [0, *accumulate(len(one.masks) for one in found.layouts)]
+    by_key = _joined([one.by_key for one in found.layouts], shift)
     return Tables(
         torch.tensor(found.of_head, dtype=torch.int32, device=device),
         order,
         _origins(found),
         _joined([one.by_query for one in found.layouts], shift),
-        _joined([one.by_key for one in found.layouts], shift),
+        by_key,
+        parted(by_key, len(found.of_head)),
         torch.cat([one.masks for one in found.layouts]),
     )
 

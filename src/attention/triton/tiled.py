@@ -147,22 +147,22 @@ def _over_queries(dk, dv, keys, values, q, lse, dout, delta, tiles, places, mask
 
 
 @triton.jit
-def tiled_keys(q, k, v, lse, dout, delta, dk, dv, first, heads_of, table, starts, fulls, tiles, places, masks,
-               n, keys, key_tiles, scale, heads, groups, DOCUMENTS: tl.constexpr, RATIO: tl.constexpr,
-               QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
-    """Gradients of one tile of keys from one head of queries, written once by one program: the same bits every time.
+def tiled_keys(q, k, v, lse, dout, delta, dk, dv, dk_shares, dv_shares, first, heads_of, table, parts, tiles, places,
+               masks, n, keys, key_places, count, shares, scale, heads, groups, DOCUMENTS: tl.constexpr,
+               RATIO: tl.constexpr, SHARES: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+               BN: tl.constexpr):  # fmt: skip
+    """Gradients of one tile of keys from one head of queries, or a share of them, written once by one program.
 
-    Grid: tiles of keys x (batch x heads), the first tiles first, which are seen the most.
+    Grid: parts of the lists of keys x (batch x heads), the longest first (``src.attention.tiled.parts``). Shares are
+    (batch x heads, shares, BN, padded width) float32.
     """
-    tile = tl.program_id(0) // groups
     group = tl.program_id(0) % groups
     batch, head = group // heads, group % heads
     own = tl.load(heads_of + head)
-    j = tl.load(table + own * key_tiles * BN + tile * BN + tl.arange(0, BN))
+    part = parts + (own * count + tl.program_id(0) // groups) * 5
+    begin, masked, end = tl.load(part + 1), tl.load(part + 2), tl.load(part + 3)
+    j = tl.load(table + own * key_places + tl.load(part) * BN + tl.arange(0, BN))
     there = j < keys
-    begin = tl.load(starts + own * (key_tiles + 1) + tile)
-    end = tl.load(starts + own * (key_tiles + 1) + tile + 1)
-    masked = begin + tl.load(fulls + own * key_tiles + tile)
     q, lse = head_of(q, batch, head), head_of(lse, batch, head)
     dout, delta = head_of(dout, batch, head), head_of(delta, batch, head)
     if DOCUMENTS:
@@ -179,5 +179,34 @@ def tiled_keys(q, k, v, lse, dout, delta, dk, dv, first, heads_of, table, starts
         sum_k, sum_v, rows, values, q, lse, dout, delta, tiles, places, masks, first, j, masked, end, n, scale,
         True, DOCUMENTS, QK, V, BM, BN,
     )  # fmt: skip
-    store_rows(head_of(dk, batch, head), sum_k * (scale * LN2), 0, j, there, QK)
-    store_rows(head_of(dv, batch, head), sum_v, 0, j, there, V)
+    sum_k *= scale * LN2
+    if SHARES:
+        share = tl.load(part + 4)
+        if share >= 0:
+            place = (group.to(tl.int64) * shares + share) * BN + tl.arange(0, BN)[:, None]
+            tl.store(dk_shares + place * padded(QK) + tl.arange(0, padded(QK))[None, :], sum_k)
+            tl.store(dv_shares + place * padded(V) + tl.arange(0, padded(V))[None, :], sum_v)
+        else:
+            store_rows(head_of(dk, batch, head), sum_k, 0, j, there, QK)
+            store_rows(head_of(dv, batch, head), sum_v, 0, j, there, V)
+    else:
+        store_rows(head_of(dk, batch, head), sum_k, 0, j, there, QK)
+        store_rows(head_of(dv, batch, head), sum_v, 0, j, there, V)
+
+
+@triton.jit
+def tiled_key_sums(dx, all_shares, heads_of, table, sums, keys, key_places, count, shares, heads, groups,
+                   WIDTH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+    """Add the shares of a gradient, one after the other. Grid: tiles with shares x (batch x heads)."""
+    group = tl.program_id(0) % groups
+    batch, head = group // heads, group % heads
+    own = tl.load(heads_of + head)
+    row = sums + (own * count + tl.program_id(0) // groups) * 3
+    first, some = tl.load(row + 1), tl.load(row + 2)
+    j = tl.load(table + own * key_places + tl.load(row) * BN + tl.arange(0, BN))
+    total = tl.zeros((BN, padded(WIDTH)), tl.float32)
+    for share in range(first, first + some):
+        place = (group.to(tl.int64) * shares + share) * BN + tl.arange(0, BN)[:, None]
+        total += tl.load(all_shares + place * padded(WIDTH) + tl.arange(0, padded(WIDTH))[None, :])
+    there = j < keys * tl.minimum(some, 1)  # rows that fill up have no shares
+    store_rows(head_of(dx, batch, head), total, 0, j, there, WIDTH)

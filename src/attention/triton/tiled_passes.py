@@ -67,7 +67,8 @@ class _Job:
     ) -> None:  # fmt: skip
         self.batch, self.heads, self.n, qk = q.shape
         self.length, self.scale = k.shape[2], scale * LOG2E
-        self.kind = (q.device, q.dtype, qk, v.shape[-1])
+        self.widths = qk, v.shape[-1]
+        self.kind = (q.device, q.dtype, *self.widths)
         self.found = lambda sizes: plan(layer, self.n, self.length, offset, q.device, sizes)
         self.first = None if first is None else view(first[:, None])
         self.constants = {
@@ -90,11 +91,26 @@ class _Job:
     def keys(self, tensors: list[Any]) -> None:
         name = "tiled_backward_keys"
         config, found = self._tiles(name)
-        tiles = found.by_key.full.shape[1]
+        parts, groups = found.parts, self.batch * self.heads
+        count, places = parts.parts.shape[1], found.order.shape[1]
+        shares = [
+            tensors[0].ptr.new_empty(groups, parts.shares, config.BN, tuning.padded(width), dtype=torch.float32)
+            if parts.shares else None for width in self.widths
+        ]  # fmt: skip
+        lists = self.first, found.of_head, found.order, parts.parts, found.by_key.tiles, found.by_key.masks, found.masks
         passes.launch(
-            name, tiled.tiled_keys, tiles * self.batch * self.heads, config,
-            (*tensors, *self._lists(found, found.by_key), self.n, self.length, tiles, *self._groups()), self.constants,
+            name, tiled.tiled_keys, count * groups, config,
+            (*tensors, *shares, *lists, self.n, self.length, places, count, parts.shares, *self._groups()),
+            {"SHARES": parts.shares > 0} | self.constants,
         )  # fmt: skip
+        for gradient, own, width in zip(tensors[-2:], shares, self.widths, strict=True):
+            if own is not None:
+                sums = parts.sums.shape[1]
+                passes.launch(
+                    "tiled_sums", tiled.tiled_key_sums, sums * groups, Config(0, config.BN, 4, 1),
+                    (gradient, own, found.of_head, found.order, parts.sums, self.length, places, sums, parts.shares,
+                     self.heads, groups), {"WIDTH": width},
+                )  # fmt: skip
 
     def _tiles(self, name: str) -> tuple[Config, Tables]:
         """Every kernel has tiles of its own size."""

@@ -55,17 +55,17 @@ def find(kernel: str, device: torch.device, dtype: torch.dtype, qk: int, v: int,
         stride: the pattern's stride.
         rows: rows of a column, for the column kernels.
     """
-    return _find(kernel, capability(device), dtype.itemsize, _power(qk), _power(v), stride, _power(rows) if rows else 0)
+    return _find(kernel, capability(device), dtype.itemsize, padded(qk), padded(v), stride, padded(rows) if rows else 0)
 
 
 def tiled_sizes(kernel: str, device: torch.device, dtype: torch.dtype, qk: int, v: int) -> Sizes:
     """Give the tile sizes that a kernel of ``src.attention.triton.tiled`` has configurations for on this GPU."""
-    return _tiled_sizes(kernel, capability(device), dtype.itemsize, _power(qk), _power(v))
+    return _tiled_sizes(kernel, capability(device), dtype.itemsize, padded(qk), padded(v))
 
 
 def tiled(kernel: str, device: torch.device, dtype: torch.dtype, qk: int, v: int, size: Size) -> Config:
     """Find the configuration of a kernel of ``src.attention.triton.tiled`` for tiles of ``size``."""
-    return _tiled(kernel, capability(device), dtype.itemsize, _power(qk), _power(v), size)
+    return _tiled(kernel, capability(device), dtype.itemsize, padded(qk), padded(v), size)
 
 
 @cache
@@ -140,5 +140,6 @@ def _capability(index: int) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 
 
-def _power(width: int) -> int:
+def padded(width: int) -> int:
+    """Width of a tile of ``width`` columns in the kernels, as ``steps.padded``."""
     return max(16, 1 << (width - 1).bit_length())

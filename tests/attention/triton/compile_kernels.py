@@ -135,6 +135,7 @@ def compile_tiled(
     pattern: Pattern, arch: int, dtype: torch.dtype, qk: int, v: int, stored: bool
 ) -> list[dict[str, Any]]:
     """Compile the kernels over lists of tiles, with and without documents, in every tile size of a GPU."""
+    from src.attention.tiled import parts
     from src.attention.tiled_operator import tiled_attention
     from src.attention.triton import tuning
 
@@ -149,7 +150,7 @@ def compile_tiled(
     for number in range(max(map(len, sizes.values()))):
         one = {kernel: own[number % len(own)] for kernel, own in sizes.items()}
         chosen = replaced(tuning, "tiled_sizes", lambda kernel, *_, of=one: (of[kernel],))
-        with chosen, compiled_launches(arch) as found:
+        with chosen, replaced(parts, "SHORTEST", 1), compiled_launches(arch) as found:
             for documents in (None, first):
                 tiled_attention(q, k, v_, pattern.layer(heads), "triton", 0.1, 0, documents).sum().backward()
         rows += [row | {"size": number} for row in found]

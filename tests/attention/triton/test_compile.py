@@ -30,7 +30,7 @@ FUSED = {
     "add_norm_forward", "add_norm_backward", "column_sums", "act_forward", "act_backward", "join_shares",
     "nats_forward", "nats_backward", "turn_forward", "turn_backward",
 }  # fmt: skip
-TILED = {"tiled_queries", "tiled_keys"}
+TILED = {"tiled_queries", "tiled_keys", "tiled_key_sums"}
 MUON = {"write_kernel", "apply_kernel"}
 KERNELS_OF = {"attention": KERNELS, "tiled": TILED, "decoding": DECODING, "fused": FUSED, "muon": MUON}
 ARCHS = (80, 86, 89, 90)

@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("triton")
 
 from src.attention.reference import reference_attention
+from src.attention.tiled import parts
 from src.attention.tiled.layout import Size
 from src.attention.tiled.plan import Choice
 from src.attention.tiled_operator import tiled_attention
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is ther
 @pytest.fixture(autouse=True)
 def _small_tiles_and_poisoned_results(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(tuning, "tiled_sizes", lambda *_: (Choice(Size(16, 32)),))
+    monkeypatch.setattr(parts, "SHORTEST", 2)  # long lists are parted
     new_empty, empty_like = torch.Tensor.new_empty, torch.empty_like
 
     def poisoned(x: torch.Tensor) -> torch.Tensor:
