@@ -22,10 +22,10 @@ class Parts:
     """The lists of key tiles in parts, the longest first.
 
     Args:
-        parts: (layouts, parts, 5) int32: the tile, the first entry, the first one with a mask, the end, and the place of
-            its share; -1 where the part is the whole list and needs none. Rows that fill up have no entries.
-        sums: (layouts, sums, 3) int32: a tile whose list is parted, its first share and how many there are; 0 of them in
-            rows that fill up.
+        parts: (layouts, parts, 5) int32: the tile, the first entry, the first one with a mask, the end, and the place
+            of its share; -1 where the part is the whole list and needs none. Rows that fill up have no entries.
+        sums: (layouts, sums, 3) int32: a tile whose list is parted, its first share and how many there are; 0 of them
+            in rows that fill up.
         shares: how many shares of a head there are, with one for the rows that fill up.
     """
 
