@@ -14,6 +14,7 @@ def main() -> None:
         epilog="With --pattern it draws one pattern as a run does at its start, one column of panels a kind of head.",
     )
     parser.add_argument("--out", type=Path, default=Path("docs/patterns.png"), help="the picture (default %(default)s)")
+    parser.add_argument("--of", choices=("windows", "others"), help="patterns of other papers instead")
     parser.add_argument("--stride", type=int, default=8, help="l, in positions (default %(default)s)")
     parser.add_argument("--summary", type=int, default=2, help="c, summary cells a block (default %(default)s)")
     parser.add_argument("--pattern", choices=("dense", "strided", "fixed"), help="draw this pattern only")
@@ -23,11 +24,13 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=2, help="with --pattern: attention heads (default %(default)s)")
     parser.add_argument("--length", type=int, default=64, help="with --pattern: positions (default %(default)s)")
     arguments = parser.parse_args()
-    from src.attention.draw import draw_figure3, draw_pattern
+    from src.attention.draw import draw_figure3, draw_pattern, draw_ready_made
     from src.attention.patterns import Pattern
 
     try:
-        if arguments.pattern is None:
+        if arguments.of is not None:
+            figure = draw_ready_made(arguments.of)
+        elif arguments.pattern is None:
             figure = draw_figure3(arguments.stride, arguments.summary)
         else:
             pattern = Pattern(arguments.pattern, arguments.stride, arguments.summary, arguments.mode)

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from src.attention.key_sets import Column, Dense, Fixed, KeySet, OwnBlock, Strided, Summary, Window
+from src.attention.other_key_sets import Axial, BigBird, Local, Logarithmic, WindowAndFirst
 from src.attention.patterns import HeadPattern, Pattern, shared_layer
 
 INK = "#1f2a44"
@@ -31,6 +32,19 @@ LARGEST = 256
 # of a pattern that is not the paper's so many positions are drawn, in a picture of so many a row
 FIRST_POSITIONS, SIDE = 1024, 32
 MOST_PANELS = 4
+READY_MADE_SETS = {
+    "windows": (
+        ("local", "window 24", Local(24)),
+        ("local, dilated", "window 12, dilation 3", Local(12, 3)),
+        ("longformer", "window 24, first 8", WindowAndFirst(24, 8)),
+        ("sinks", "window 32, first 2", WindowAndFirst(32, 2)),
+    ),
+    "others": (
+        ("bigbird", "blocks of 16: 2 near, the first, 1 random", BigBird(16, 2, 1, 1)),
+        ("axial", "rows of 16", Axial(16)),
+        ("logarithmic", "window 4", Logarithmic(4)),
+    ),
+}
 # the most cells in a row that still get lines between them
 FINEST_GRID = 100
 
@@ -62,6 +76,16 @@ def draw_figure3(stride: int = 8, summary: int = 2) -> Figure:
         _panel(Fixed(stride, summary), "fixed"),
     )
     return _draw(panels, stride, stride * stride)
+
+
+def draw_ready_made(which: str) -> Figure:
+    """Draw patterns of other papers side by side, in small.
+
+    Args:
+        which: of ``READY_MADE_SETS``.
+    """
+    panels = [_Panel(title, keys, None, (words, "")) for title, words, keys in READY_MADE_SETS[which]]
+    return _draw(panels, 16, 256)
 
 
 def draw_pattern(pattern: HeadPattern, heads: int, n: int, kv_heads: int | None = None) -> Figure:
@@ -217,7 +241,8 @@ def _draw_column(top: Axes, bottom: Axes, panel: _Panel, side: int, n: int) -> N
 def _legend(figure: Figure, panels: Sequence[_Panel]) -> None:
     handles = [Patch(color=INK, label="query")]
     if any(panel.names[0] for panel in panels):
-        handles.append(Patch(color=FIRST, label="first set, A1"))
+        several = any(panel.names[1] for panel in panels)
+        handles.append(Patch(color=FIRST, label="first set, A1" if several else "keys that it sees"))
     if any(panel.names[1] for panel in panels):
         handles.append(Patch(color=SECOND, label="second set, A2"))
     if any(all(panel.names) for panel in panels):

@@ -8,7 +8,8 @@ import pytest
 from matplotlib.text import Text
 
 from src.attention import Column, OwnBlock, Pattern, Summary, Window
-from src.attention.draw import LARGEST, draw_figure3, draw_pattern, sets_matrix
+from src.attention.draw import LARGEST, READY_MADE_SETS, draw_figure3, draw_pattern, draw_ready_made, sets_matrix
+from src.attention.other_key_sets import READY_MADE
 from tests.tiny_runs import command
 
 
@@ -56,6 +57,19 @@ def test_figure_3_has_a_column_for_each_pattern() -> None:
     assert [axes.get_title() for axes in figure.axes[:3]] == ["dense", "strided", "fixed"]
     matrices = [axes.get_images()[0].get_array() for axes in figure.axes[3:]]
     assert [matrix.shape for matrix in matrices] == [(36, 36, 3)] * 3
+
+
+@pytest.mark.parametrize("which", READY_MADE_SETS)
+def test_patterns_of_other_papers_are_drawn_side_by_side(which: str) -> None:
+    figure = draw_ready_made(which)
+    count = len(READY_MADE_SETS[which])
+    assert [axes.get_title() for axes in figure.axes[:count]] == [title for title, _, _ in READY_MADE_SETS[which]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["query", "keys that it sees"]
+
+
+def test_every_pattern_of_another_paper_is_drawn() -> None:
+    drawn = {type(keys) for panels in READY_MADE_SETS.values() for *_, keys in panels}
+    assert drawn == set(READY_MADE.values())
 
 
 def test_the_script_writes_a_picture_and_refuses_impossible_patterns(tmp_path: Path) -> None:
