@@ -120,6 +120,7 @@ def _files(out: IO[str], err: IO[str]) -> list[str]:
 def _task(
     name: str, arguments: tuple[str, ...], folder: Path, env: dict[str, str], places: list[str]
 ) -> dict[str, Any]:
+    assert name.replace(".", "").isidentifier(), f"no program is called {name}"
     return {"name": name, "arguments": arguments, "folder": str(folder), "env": env, "places": places}
 
 

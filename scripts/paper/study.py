@@ -163,7 +163,10 @@ def unpack(archive: Path, into: Path) -> list[Path]:
             there |= {into / name / "sweep.json" for name in studies if (into / name / "sweep.json").is_file()}
             for member in members:
                 if into.joinpath(*Path(member.name).parts[:2]) not in there:
-                    packed.extract(member, into, filter="data")
+                    file = into / member.name
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    with packed.extractfile(member) as content:  # type: ignore[union-attr]  # a file, as expected
+                        file.write_bytes(content.read())
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"{archive} cannot be read ({error}): it is damaged or no archive of --pack") from error
     except OSError as error:

@@ -34,7 +34,7 @@ def run(tmp_path_factory):
 
 
 def test_a_resumed_run_is_the_unbroken_one(run, tmp_path):
-    process = started(*TINY, f"data.path={corpus(tmp_path)}", *DOCUMENTS, folder=tmp_path)
+    process = started("train", *TINY, f"data.path={corpus(tmp_path)}", *DOCUMENTS, folder=tmp_path)
     wait_for_step(tmp_path, 4, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
