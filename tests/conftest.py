@@ -56,6 +56,13 @@ def pytest_collection_finish():
     atexit.register(gc.unfreeze)  # so that libraries find nothing left at the end
 
 
+@pytest.fixture(autouse=True, scope="module")
+def closed():
+    """The data files of a module's trainings, which hang on cycles of references, are closed before the next one."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test draws the same numbers, alone or among others."""

@@ -141,10 +141,10 @@ def measure(rows: list[Row], options: argparse.Namespace, folder: Path) -> None:
             if left and code not in ASKED and not any("error" in row.found for row in done):
                 left[0].found = {"error": f"its processes ended with exit code {code}"}
                 done.append(left.pop(0))
+            if options.output is not None:  # before a row is said to be done
+                options.output.write_text(json.dumps(figures(rows, options), indent=2) + "\n")
             for row in done:
                 print(f"{row.name}: {verdict(row, rows)}", flush=True)
-            if options.output is not None:
-                options.output.write_text(json.dumps(figures(rows, options), indent=2) + "\n")
             if code in ASKED:
                 raise KeyboardInterrupt
 

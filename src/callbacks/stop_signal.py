@@ -74,10 +74,12 @@ class StopSignal(Callback):
         self._agree([])
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Give the signals back, where Lightning has not done it: it sets what was before its own handlers."""
         self._group = None
         while self._before:
-            signal.signal(*self._before.popitem())
+            signum, before = self._before.popitem()
+            if signal.getsignal(signum) in (self._request, self._ask_to_save):
+                signal.signal(signum, before)
 
     def _agree(self, asked: list[bool]) -> list[bool]:
         if self._group is None:

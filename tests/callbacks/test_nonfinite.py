@@ -173,7 +173,8 @@ def test_what_one_rank_sees_all_ranks_skip(tmp_path, strategy):
     column = rows[0].index("train/skipped_steps")
     assert [row[column] for row in rows[1:] if row[column]][-1] == "3.0"
     assert all(x.isfinite().all() for x in content(run)["state_dict"].values())
-    steps = {int(state["step"]) for state in content(run)["optimizer_states"][0]["state"].values()}
+    states = content(run)["optimizer_states"][0]["state"].values()
+    steps = {int(state["step"]) for state in states if "step" in state}  # Muon counts none
     assert steps == {12 - 3}
 
 
