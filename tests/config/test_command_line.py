@@ -176,3 +176,15 @@ def test_options_may_stand_before_between_and_after_keys(words, tmp_path):
     done = warm_command("train", "experiment=quickstart", *words, "model.depth=1", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\nseed: 7\n" in done.stdout and "  depth: 1\n" in done.stdout
+
+
+def test_a_users_pattern_has_a_name_in_a_folder_of_theirs(tmp_path):
+    """As docs/patterns.md says; so it can be swept against others."""
+    (tmp_path / "my_patterns.py").write_text("class Near:\n    def __init__(self, window): self.window = window\n"
+                                             "    def sees(self, i, j): return i - j < self.window\n")  # fmt: skip
+    own = tmp_path / "conf" / "attention" / "near.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("defaults: [custom]\npattern: my_patterns:Near\noptions: { window: 7 }\n")
+    done = command("train", "--config-dir", "conf", "--cfg", "job", "attention=near", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "pattern: my_patterns:Near\n  options:\n    window: 7\n" in done.stdout
