@@ -185,6 +185,6 @@ def test_a_users_pattern_has_a_name_in_a_folder_of_theirs(tmp_path):
     own = tmp_path / "conf" / "attention" / "near.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("defaults: [custom]\npattern: my_patterns:Near\noptions: { window: 7 }\n")
-    done = command("train", "--config-dir", "conf", "--cfg", "job", "attention=near", folder=tmp_path)
+    done = warm_command("train", "--config-dir", "conf", "--cfg", "job", "attention=near", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "pattern: my_patterns:Near\n  options:\n    window: 7\n" in done.stdout
