@@ -73,7 +73,12 @@ def _resumed(command_line: Config) -> Run:
     config = restore(before, command_line, changed)
     check(config)
     check_machine(config)
-    if config.trainer.max_steps != before.trainer.max_steps:
+    most, planned = config.trainer.max_steps, before.trainer.max_steps
+    if most is not None and most != planned:
+        from src.jobs.training import check_steps, newest_checkpoint  # late: torch takes seconds to import
+
+        check_steps(run, newest_checkpoint(run)[1], most)
+    if most != planned:
         print(f"trainer.max_steps is now {config.trainer.max_steps}: the cosine is planned anew over all of it")
     run.write_config(config)
     return run

@@ -47,9 +47,10 @@ def train_run(run: Run) -> None:
     check_machine(config)
     data = prepared_data(config)
     max_steps = config.trainer.max_steps or data.steps(config.trainer.epochs)
+    checkpoint, resumed_step = newest_checkpoint(run)
+    check_steps(run, resumed_step, max_steps)
     if run.summary().get("status") == "finished" and run.summary().get("train/steps", 0) >= max_steps:
         raise UserError(f"{run.path} is finished at step {max_steps}: raise trainer.max_steps to go on")
-    checkpoint, resumed_step = newest_checkpoint(run)
     facts = data.facts() if first_process() else {}  # they may hash a large file
     built = loggers(config, run, logged_before(checkpoint, resumed_step), facts)
     callbacks = build.callbacks(config, run, data)
@@ -74,6 +75,18 @@ def train_run(run: Run) -> None:
     if trainer.is_global_zero:
         figures |= best_figures(trainer)
         conclude(run, data, language_model, trainer, figures)
+
+
+def check_steps(run: Run, reached: int, max_steps: int) -> None:
+    """Refuse to end a run before the step that it has reached.
+
+    Raises:
+        UserError: it has gone further.
+    """
+    if reached > max_steps:
+        raise UserError(
+            f"{run.path} has reached step {reached:,}: raise trainer.max_steps above that to go on, found {max_steps:,}"
+        )
 
 
 def newest_checkpoint(run: Run) -> tuple[Path | None, int]:

@@ -94,6 +94,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path):
     assert "Traceback" not in said
     stopped = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert stopped >= 2
+    refused = command("train", f"resume={run}", "trainer.max_steps=1", folder=tmp_path)
+    assert refused.returncode == 2
+    assert f"has reached step {stopped}: raise trainer.max_steps above that" in refused.stderr
     done = command("train", f"resume={run}", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_same_outcome(run, unbroken)
@@ -128,6 +131,11 @@ def test_finished_run_goes_on_only_with_more_steps(unbroken, tmp_path):
     assert done.returncode == 2
     assert "is finished at step 12: raise trainer.max_steps" in done.stderr
     run = train_tiny(tmp_path)
+    before = (run / "config.yaml").read_bytes()
+    done = command("train", f"resume={run}", "trainer.max_steps=9", folder=tmp_path)
+    assert done.returncode == 2
+    assert f"{run.name} has reached step 12: raise trainer.max_steps above that to go on, found 9" in done.stderr
+    assert (run / "config.yaml").read_bytes() == before
     done = command("train", f"resume={run}", "trainer.max_steps=15", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the cosine is planned anew" in done.stdout
