@@ -28,10 +28,10 @@ train: setup ## Train a small model on Python's own sources, to the end, without
 
 test test-all: export PYTHONDONTWRITEBYTECODE := # or some hundred processes compile src/ and tests/, each for itself
 
-test: setup ## The CPU suite (about 4 minutes)
+test: setup ## The CPU suite (about 5 minutes)
 	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m "not slow and not gpu" $(ARGS)
 
-test-all: setup ## The CPU suite and the long tests (about 25 minutes)
+test-all: setup ## The CPU suite and the long tests (about 20 minutes)
 	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m "not gpu" $(ARGS)
 
 test-gpu: setup ## What needs a CUDA GPU
