@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -195,11 +196,24 @@ def _passes(shape: Shape, t: dict[str, torch.Tensor], forward: bool) -> None:
 
 
 def _compile(job: tuple[Shape, str, Config, str, tuple[int, int]]) -> str:
-    """Compile one candidate into Triton's cache on disk, in a process that needs no GPU; say what failed."""
+    shape, kernel, config, dtype, capability = job
+
+    def run() -> None:
+        _passes(shape, _tensors(shape, getattr(torch, dtype), "meta"), "forward" in kernel)
+
+    return compile_only(lambda launch: _with(kernel, config, launch), run, capability)
+
+
+def compile_only(use: Callable[[Any], None], run: Callable[[], None], capability: tuple[int, int]) -> str:
+    """Compile one candidate into Triton's cache on disk, in a process that needs no GPU; say what failed.
+
+    Args:
+        use: makes a function take the place of each launch.
+        run: what launches.
+        capability: of the GPU.
+    """
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
-
-    shape, kernel, config, dtype, capability = job
 
     class NoGPU:
         def get_current_target(self) -> Any:
@@ -217,9 +231,9 @@ def _compile(job: tuple[Shape, str, Config, str, tuple[int, int]]) -> str:
         function.warmup(*arguments, **constants, **passes.options(c), grid=(programs,))
 
     driver.set_active(NoGPU())
-    _with(kernel, config, warm)
+    use(warm)
     try:
-        _passes(shape, _tensors(shape, getattr(torch, dtype), "meta"), "forward" in kernel)
+        run()
     except Exception as error:  # a candidate that does not compile is no candidate
         return repr(error)[:200]
     return ""

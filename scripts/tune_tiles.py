@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from scripts.tune_kernels import stored, table_text
+from scripts.tune_kernels import compile_only, stored, table_text
 from src.attention.key_sets import KeySet
 from src.attention.other_key_sets import Local
 from src.attention.tiled.layout import Size
@@ -155,35 +155,10 @@ def _with(job: Job, run: Any) -> None:
 
 
 def _compile(job: Job, capability: tuple[int, int]) -> str:
-    """Compile one candidate into Triton's cache on disk, in a process that needs no GPU; say what failed."""
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime import driver
-
-    class NoGPU:
-        def get_current_target(self) -> Any:
-            return GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
-
-        def get_current_device(self) -> int:
-            return 0
-
-        def get_current_stream(self, device: int) -> int:
-            return 0
-
-    def warm(
-        name: str, function: Any, programs: int, c: Config, arguments: tuple[Any, ...], constants: dict[str, Any]
-    ) -> None:
-        compiled = function.warmup(*arguments, **constants, **passes.options(c), grid=(programs,))
-        if compiled.metadata.shared > 227 * 1024:
-            raise ValueError("too much shared memory")
-
     torch.set_num_threads(1)
-    driver.set_active(NoGPU())
-    _with(job, warm)
-    try:
-        _run(job, _tensors(job, 2048, "cpu"), FULL)
-    except Exception as error:  # a candidate that does not compile is no candidate
-        return repr(error)[:200]
-    return ""
+    return compile_only(
+        lambda launch: _with(job, launch), lambda: _run(job, _tensors(job, 2048, "cpu"), FULL), capability
+    )
 
 
 _real_launch = passes.launch
