@@ -1,8 +1,8 @@
 """Which tiles of queries and keys a key set keeps: lists made once from ``sees``, in memory that grows with them.
 
 A tile is BQ neighbouring queries by BK keys. Keys that far more tiles of queries see than the others do (summary cells,
-global tokens) are hubs: they are put side by side, so that their tiles are full. A *full* tile keeps all its pairs.
-Another one has a mask of BQ x BK bits, and equal masks are stored once.
+global tokens) are hubs: they are put side by side, so that their tiles are full. A *full* tile keeps all its pairs, and
+all its rows and places are taken. Another one has a mask of BQ x BK bits, and equal masks are stored once.
 """
 
 from __future__ import annotations
@@ -179,9 +179,9 @@ class _Maker:
         seen = self._sees(i, by_tile[near].flatten()).view(len(i), len(near), self.size.keys)
         some = seen.any(2).any(0)
         near, seen = near[some], seen[:, some].transpose(0, 1)
-        whole = seen.all(2).all(1)
-        bits = seen[~whole]
         missing = self.size.queries - len(i)  # rows behind the last query
+        whole = seen.all(2).all(1) & (missing == 0)
+        bits = seen[~whole]
         if missing:
             bits = torch.nn.functional.pad(bits, (0, 0, 0, missing))
         words = bits.unflatten(2, (self.size.keys // BITS, BITS)).long() << torch.arange(BITS, device=self.device)

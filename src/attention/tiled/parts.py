@@ -22,8 +22,8 @@ class Parts:
     """The lists of key tiles in parts, the longest first.
 
     Args:
-        parts: (layouts, parts, 5) int32: the tile, the first entry, the first one with a mask, the end, and the place
-            of its share; -1 where the part is the whole list and needs none. Rows that fill up have no entries.
+        parts: (layouts, parts, 4) int32: the tile, the first entry, the end, and the place of its share; -1 where the
+            part is the whole list and needs none. Rows that fill up have no entries.
         sums: (layouts, sums, 3) int32: a tile whose list is parted, its first share and how many there are; 0 of them
             in rows that fill up.
         shares: how many shares of a head there are, with one for the rows that fill up.
@@ -41,12 +41,12 @@ def parted(lists: Lists, heads: int) -> Parts:
         lists: those of the keys of all layouts; ``start`` is (layouts, tiles + 1).
         heads: that share them.
     """
-    start, full = lists.start.cpu().long(), lists.full.cpu().long()
+    start = lists.start.cpu().long()
     lengths = start[:, 1:] - start[:, :-1]
     limit = max(SHORTEST, int(lengths.sum()) * heads // (len(start) * PROGRAMS))
-    made = [_of_layout(*one, limit) for one in zip(start, full, lengths, strict=True)]
-    shares = max(int((parts[:, 4] >= 0).sum()) for parts, _ in made)
-    filling = torch.tensor([0, 0, 0, 0, shares])
+    made = [_of_layout(*one, limit) for one in zip(start, lengths, strict=True)]
+    shares = max(int((parts[:, 3] >= 0).sum()) for parts, _ in made)
+    filling = torch.tensor([0, 0, 0, shares])
     device = lists.start.device
     return Parts(
         _stacked([parts for parts, _ in made], filling).to(device),
@@ -55,7 +55,7 @@ def parted(lists: Lists, heads: int) -> Parts:
     )
 
 
-def _of_layout(start: Tensor, full: Tensor, lengths: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+def _of_layout(start: Tensor, lengths: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     count = (-(-lengths // limit)).clamp(min=1)
     tile = torch.repeat_interleave(torch.arange(len(count)), count)
     number = torch.arange(len(tile)) - torch.repeat_interleave(count.cumsum(0) - count, count)
@@ -63,14 +63,13 @@ def _of_layout(start: Tensor, full: Tensor, lengths: Tensor, limit: int) -> tupl
     end = start[1:][tile]
     begin = torch.minimum(start[:-1][tile] + number * each, end)
     end = torch.minimum(begin + each, end)
-    masked = (start[:-1] + full)[tile].clamp(begin, end)
     share = (count > 1)[tile]
     place = torch.where(share, share.cumsum(0) - 1, -1)
     longest_first = (begin - end).argsort(stable=True)
     split = count > 1
     shares = torch.where(split, count, 0)
     sums = torch.stack([split.nonzero()[:, 0], (shares.cumsum(0) - shares)[split], count[split]], 1)
-    return torch.stack([tile, begin, masked, end, place], 1)[longest_first], sums
+    return torch.stack([tile, begin, end, place], 1)[longest_first], sums
 
 
 def _stacked(rows: list[Tensor], filling: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ class Tables:
         by_query: lists whose ``start`` is (layouts, tiles + 1) and ``full`` (layouts, tiles); masks by their places.
         by_key: likewise.
         parts: of the lists of ``by_key``.
+        filled: whether some places of the tiles of keys hold no key.
         masks: (masks, BQ, BK / 32) int32.
     """
 
@@ -75,6 +76,12 @@ class Tables:
     by_key: Lists
     parts: Parts
     masks: Tensor
+    filled: bool
+
+    @property
+    def alike(self) -> bool:
+        """Whether all heads have one layout."""
+        return len(self.order) == 1
 
 
 def plan(
@@ -130,6 +137,7 @@ def tables(found: Plan) -> Tables:
         by_key,
         parted(by_key, len(found.of_head)),
         torch.cat([one.masks for one in found.layouts]),
+        places > found.length,
     )
 
 
@@ -150,7 +158,7 @@ def _joined(lists: list[Lists], shift: list[int]) -> Lists:
     for one, by in zip(lists, shift, strict=False):
         start.append(_padded(one.start, tiles + 1, int(one.start[-1])) + entries)
         full.append(_padded(one.full, tiles, 0))
-        masks.append(one.masks + by)
+        masks.append(torch.where(one.masks < 0, one.masks, one.masks + by))
         entries += len(one.tiles)
     return Lists(torch.stack(start), torch.stack(full), torch.cat([one.tiles for one in lists]), torch.cat(masks))
 

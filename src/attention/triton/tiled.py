@@ -1,8 +1,9 @@
 # mypy: disable-error-code="no-untyped-def"
 """Attention over lists of tiles (``src.attention.tiled.layout``): any key set, queries behind a cache, documents.
 
-A program takes one tile of queries (or of keys) and walks its list: first the full tiles, then those with a mask, whose
-bits are read from memory. Keys stand in the order of the layout, so their rows are read through a table.
+A program takes one tile of queries (or of keys) and walks its list in one loop, so that the next tile is on its way while
+one is computed. A tile with a mask reads its bits from memory. Keys stand in the order of the layout, so their rows are
+read through a table, unless those of every tile are neighbours.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import triton
 import triton.language as tl
 
 from src.attention.triton.steps import (
+    FP32_PRODUCTS,
     LN2,
     begin_queries,
     end_queries,
@@ -18,10 +20,10 @@ from src.attention.triton.steps import (
     load_numbers,
     load_rows,
     padded,
-    see_keys,
-    see_queries,
     store_numbers,
     store_rows,
+    use_scores,
+    use_seen_scores,
 )
 
 
@@ -44,44 +46,69 @@ def _kept(masks, place, TRANSPOSED: tl.constexpr, BM: tl.constexpr, BN: tl.const
 
 
 @triton.jit
+def _layout_of(heads_of, head, ALIKE: tl.constexpr):
+    """The layout of a head; ALIKE: all have one."""
+    own = 0
+    if not ALIKE:
+        own = tl.load(heads_of + head)
+    return own
+
+
+@triton.jit
+def _masked(scores, masks, place, TRANSPOSED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+    """Scores that are minus infinity where a pair is not kept; a full tile has no ``place`` among the masks."""
+    if place >= 0:
+        scores = tl.where(_kept(masks, place, TRANSPOSED, BM, BN), scores, float("-inf"))
+    return scores
+
+
+@triton.jit
+def _see_keys(acc, top, total, q, dout, k, v, masks, place, first, origin, local, scale, DOCUMENTS: tl.constexpr,
+              GRAD: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+    keys = load_rows(k, origin, local, None, False, QK)
+    scores = tl.dot(q, tl.trans(keys), input_precision=FP32_PRODUCTS)
+    scores = _masked(scores, masks, place, False, BM, BN)
+    if DOCUMENTS:
+        scores = tl.where((origin + local)[None, :] >= first[:, None], scores, float("-inf"))
+    values = load_rows(v, origin, local, None, False, V)
+    return use_scores(acc, top, total, scores, dout, keys, values, scale, GRAD)
+
+
+@triton.jit
 def _over_keys(acc, top, total, q, dout, k, v, table, tiles, places, masks, first, begin, end, n, scale,
-               MASKED: tl.constexpr, NEIGHBOURS: tl.constexpr, DOCUMENTS: tl.constexpr, GRAD: tl.constexpr,
+               NEIGHBOURS: tl.constexpr, FILLED: tl.constexpr, DOCUMENTS: tl.constexpr, GRAD: tl.constexpr,
                QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """A tile of queries sees the tiles of keys ``begin`` to ``end - 1`` of the list.
 
     NEIGHBOURS: ``tiles`` holds the position of each tile's first key, the others follow; else the tile's place in the
-    table.
+    table. FILLED: some places of a tile hold no key. No mask keeps them, so the last key is read there.
     """
-    column = tl.arange(0, BN)
     lowest = tl.min(first, 0)
     for entry in range(begin, end):
+        place = tl.load(places + entry)
         if NEIGHBOURS:
-            origin, local = tl.load(tiles + entry), column
+            origin, local = tl.load(tiles + entry), tl.arange(0, BN)
         else:
-            origin, local = 0, tl.load(table + tl.load(tiles + entry) * BN + column)
-        j = origin + local
-        valid = j < n
-        keep = valid[None, :]
-        if MASKED:
-            keep = _kept(masks, tl.load(places + entry), False, BM, BN)
+            origin, local = 0, tl.load(table + tl.load(tiles + entry) * BN + tl.arange(0, BN))
+        if FILLED:
+            local = tl.minimum(local, n - 1 - origin)
         if DOCUMENTS:
-            keep = keep & (j[None, :] >= first[:, None])
-            if tl.max(tl.where(valid, j, -1), 0) >= lowest:
-                acc, top, total = see_keys(
-                    acc, top, total, q, dout, k, v, origin, local, valid, keep, scale, MASKED, True, GRAD, QK, V
+            if origin + tl.max(local, 0) >= lowest:
+                acc, top, total = _see_keys(
+                    acc, top, total, q, dout, k, v, masks, place, first, origin, local, scale, True, GRAD, QK, V, BM, BN
                 )
         else:
-            acc, top, total = see_keys(
-                acc, top, total, q, dout, k, v, origin, local, valid, keep, scale, MASKED, MASKED, GRAD, QK, V
+            acc, top, total = _see_keys(
+                acc, top, total, q, dout, k, v, masks, place, first, origin, local, scale, False, GRAD, QK, V, BM, BN
             )
     return acc, top, total
 
 
 @triton.jit
-def tiled_queries(q, k, v, out, lse, dout, delta, dq, first, heads_of, table, starts, fulls, tiles, places, masks,
-                  n, keys, row_tiles, key_places, scale, heads, groups, NEIGHBOURS: tl.constexpr,
-                  GRAD: tl.constexpr, DOCUMENTS: tl.constexpr, RATIO: tl.constexpr, QK: tl.constexpr, V: tl.constexpr,
-                  BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+def tiled_queries(q, k, v, out, lse, dout, delta, dq, first, heads_of, table, starts, tiles, places, masks,
+                  n, keys, row_tiles, key_places, scale, heads, groups, NEIGHBOURS: tl.constexpr, FILLED: tl.constexpr,
+                  GRAD: tl.constexpr, ALIKE: tl.constexpr, DOCUMENTS: tl.constexpr, RATIO: tl.constexpr,
+                  QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """One tile of queries: forward writes out and lse; backward (GRAD) reads them and writes delta and dq.
 
     Grid: tiles x (batch x heads), the last tiles first, which see the most.
@@ -89,11 +116,10 @@ def tiled_queries(q, k, v, out, lse, dout, delta, dq, first, heads_of, table, st
     tile = row_tiles - 1 - tl.program_id(0) // groups
     group = tl.program_id(0) % groups
     batch, head = group // heads, group % heads
-    own = tl.load(heads_of + head)  # which layout
+    own = _layout_of(heads_of, head, ALIKE)
     table += own * key_places
     begin = tl.load(starts + own * (row_tiles + 1) + tile)
     end = tl.load(starts + own * (row_tiles + 1) + tile + 1)
-    masked = begin + tl.load(fulls + own * row_tiles + tile)
     q, k, v = head_of(q, batch, head), head_of(k, batch, head // RATIO), head_of(v, batch, head // RATIO)
     out, lse = head_of(out, batch, head), head_of(lse, batch, head)
     if GRAD:
@@ -106,12 +132,8 @@ def tiled_queries(q, k, v, out, lse, dout, delta, dq, first, heads_of, table, st
         nearest = load_numbers(head_of(first, batch, head * 0), start, local, valid, 0x7FFFFFFF, True)
     queries, upstream, acc, top, total = begin_queries(q, out, lse, dout, start, local, valid, GRAD, QK, V, BM)
     acc, top, total = _over_keys(
-        acc, top, total, queries, upstream, k, v, table, tiles, places, masks, nearest, begin, masked, keys, scale,
-        False, NEIGHBOURS, DOCUMENTS, GRAD, QK, V, BM, BN,
-    )  # fmt: skip
-    acc, top, total = _over_keys(
-        acc, top, total, queries, upstream, k, v, table, tiles, places, masks, nearest, masked, end, keys, scale,
-        True, NEIGHBOURS, DOCUMENTS, GRAD, QK, V, BM, BN,
+        acc, top, total, queries, upstream, k, v, table, tiles, places, masks, nearest, begin, end, keys, scale,
+        NEIGHBOURS, FILLED, DOCUMENTS, GRAD, QK, V, BM, BN,
     )  # fmt: skip
     if GRAD:
         store_numbers(head_of(delta, batch, head), total, start, local, valid)
@@ -121,36 +143,53 @@ def tiled_queries(q, k, v, out, lse, dout, delta, dq, first, heads_of, table, st
 
 
 @triton.jit
+def _see_queries(dk, dv, keys, values, q, lse, dout, delta, masks, place, first, j, origin, local, scale,
+                 DOCUMENTS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+                 BN: tl.constexpr):  # fmt: skip
+    queries = load_rows(q, origin, local, None, False, QK)
+    scores = tl.dot(keys, tl.trans(queries), input_precision=FP32_PRODUCTS)
+    scores = _masked(scores, masks, place, True, BM, BN)
+    if DOCUMENTS:
+        scores = tl.where(j[:, None] >= first[None, :], scores, float("-inf"))
+    return use_seen_scores(
+        dk, dv, scores, queries, values, None, lse, dout, delta, origin, local, None, scale, False, V
+    )
+
+
+@triton.jit
 def _over_queries(dk, dv, keys, values, q, lse, dout, delta, tiles, places, masks, first, j, begin, end, n, scale,
-                  MASKED: tl.constexpr, DOCUMENTS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+                  PARTIAL: tl.constexpr, DOCUMENTS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
                   BN: tl.constexpr):  # fmt: skip
-    """A tile of keys, at positions ``j``, is seen by the tiles of queries ``begin`` to ``end - 1`` of the list."""
-    row = tl.arange(0, BM)
+    """A tile of keys, at positions ``j``, is seen by the tiles of queries ``begin`` to ``end - 1`` of the list.
+
+    PARTIAL: the last tile has rows behind the last query. No mask keeps them, so the last query is read there.
+    """
     for entry in range(begin, end):
+        place = tl.load(places + entry)
         start = tl.load(tiles + entry) * BM
-        valid = start + row < n
-        keep = valid[None, :]
-        if MASKED:
-            keep = _kept(masks, tl.load(places + entry), True, BM, BN)
+        row = tl.arange(0, BM)
+        if PARTIAL:
+            row = tl.minimum(row, n - 1 - start)
         if DOCUMENTS:
-            nearest = load_numbers(first, start, row, valid, 0x7FFFFFFF, True)
-            keep = keep & (j[:, None] >= nearest[None, :])
+            nearest = load_numbers(first, start, row, None, 0, False)
             if tl.max(j, 0) >= tl.min(nearest, 0):
-                dk, dv = see_queries(
-                    dk, dv, keys, values, q, None, lse, dout, delta, start, row, valid, keep, scale, True, True, QK, V
-                )
+                dk, dv = _see_queries(
+                    dk, dv, keys, values, q, lse, dout, delta, masks, place, nearest, j, start, row, scale,
+                    True, QK, V, BM, BN,
+                )  # fmt: skip
         else:
-            dk, dv = see_queries(
-                dk, dv, keys, values, q, None, lse, dout, delta, start, row, valid, keep, scale, True, MASKED, QK, V
-            )
+            dk, dv = _see_queries(
+                dk, dv, keys, values, q, lse, dout, delta, masks, place, first, j, start, row, scale,
+                False, QK, V, BM, BN,
+            )  # fmt: skip
     return dk, dv
 
 
 @triton.jit
 def tiled_keys(q, k, v, lse, dout, delta, dk, dv, dk_shares, dv_shares, first, heads_of, table, parts, tiles, places,
-               masks, n, keys, key_places, count, shares, scale, heads, groups, DOCUMENTS: tl.constexpr,
-               RATIO: tl.constexpr, SHARES: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
-               BN: tl.constexpr):  # fmt: skip
+               masks, n, keys, key_places, count, shares, scale, heads, groups, PARTIAL: tl.constexpr,
+               SHARES: tl.constexpr, ALIKE: tl.constexpr, DOCUMENTS: tl.constexpr, RATIO: tl.constexpr,
+               QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """Gradients of one tile of keys from one head of queries, or a share of them, written once by one program.
 
     Grid: parts of the lists of keys x (batch x heads), the longest first (``src.attention.tiled.parts``). Shares are
@@ -158,9 +197,9 @@ def tiled_keys(q, k, v, lse, dout, delta, dk, dv, dk_shares, dv_shares, first, h
     """
     group = tl.program_id(0) % groups
     batch, head = group // heads, group % heads
-    own = tl.load(heads_of + head)
-    part = parts + (own * count + tl.program_id(0) // groups) * 5
-    begin, masked, end = tl.load(part + 1), tl.load(part + 2), tl.load(part + 3)
+    own = _layout_of(heads_of, head, ALIKE)
+    part = parts + (own * count + tl.program_id(0) // groups) * 4
+    begin, end = tl.load(part + 1), tl.load(part + 2)
     j = tl.load(table + own * key_places + tl.load(part) * BN + tl.arange(0, BN))
     there = j < keys
     q, lse = head_of(q, batch, head), head_of(lse, batch, head)
@@ -172,16 +211,12 @@ def tiled_keys(q, k, v, lse, dout, delta, dk, dv, dk_shares, dv_shares, first, h
     sum_k = tl.zeros((BN, padded(QK)), tl.float32)
     sum_v = tl.zeros((BN, padded(V)), tl.float32)
     sum_k, sum_v = _over_queries(
-        sum_k, sum_v, rows, values, q, lse, dout, delta, tiles, places, masks, first, j, begin, masked, n, scale,
-        False, DOCUMENTS, QK, V, BM, BN,
-    )  # fmt: skip
-    sum_k, sum_v = _over_queries(
-        sum_k, sum_v, rows, values, q, lse, dout, delta, tiles, places, masks, first, j, masked, end, n, scale,
-        True, DOCUMENTS, QK, V, BM, BN,
+        sum_k, sum_v, rows, values, q, lse, dout, delta, tiles, places, masks, first, j, begin, end, n, scale,
+        PARTIAL, DOCUMENTS, QK, V, BM, BN,
     )  # fmt: skip
     sum_k *= scale * LN2
     if SHARES:
-        share = tl.load(part + 4)
+        share = tl.load(part + 3)
         if share >= 0:
             place = (group.to(tl.int64) * shares + share) * BN + tl.arange(0, BN)[:, None]
             tl.store(dk_shares + place * padded(QK) + tl.arange(0, padded(QK))[None, :], sum_k)
@@ -196,11 +231,11 @@ def tiled_keys(q, k, v, lse, dout, delta, dk, dv, dk_shares, dv_shares, first, h
 
 @triton.jit
 def tiled_key_sums(dx, all_shares, heads_of, table, sums, keys, key_places, count, shares, heads, groups,
-                   WIDTH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+                   WIDTH: tl.constexpr, ALIKE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """Add the shares of a gradient, one after the other. Grid: tiles with shares x (batch x heads)."""
     group = tl.program_id(0) % groups
     batch, head = group // heads, group % heads
-    own = tl.load(heads_of + head)
+    own = _layout_of(heads_of, head, ALIKE)
     row = sums + (own * count + tl.program_id(0) // groups) * 3
     first, some = tl.load(row + 1), tl.load(row + 2)
     j = tl.load(table + own * key_places + tl.load(row) * BN + tl.arange(0, BN))

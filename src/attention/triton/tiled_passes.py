@@ -85,7 +85,7 @@ class _Job:
         passes.launch(
             name, tiled.tiled_queries, tiles * self.batch * self.heads, config,
             (*tensors, *self._lists(found, lists), self.n, self.length, tiles, found.order.shape[1], *self._groups()),
-            {"NEIGHBOURS": found.origins is not None, "GRAD": grad} | self.constants,
+            {"NEIGHBOURS": found.origins is not None, "FILLED": found.filled, "GRAD": grad} | self._constants(found),
         )  # fmt: skip
 
     def keys(self, tensors: list[Any]) -> None:
@@ -101,7 +101,7 @@ class _Job:
         passes.launch(
             name, tiled.tiled_keys, count * groups, config,
             (*tensors, *shares, *lists, self.n, self.length, places, count, parts.shares, *self._groups()),
-            {"SHARES": parts.shares > 0} | self.constants,
+            {"PARTIAL": self.n % config.BM > 0, "SHARES": parts.shares > 0} | self._constants(found),
         )  # fmt: skip
         for gradient, own, width in zip(tensors[-2:], shares, self.widths, strict=True):
             if own is not None:
@@ -109,7 +109,7 @@ class _Job:
                 passes.launch(
                     "tiled_sums", tiled.tiled_key_sums, sums * groups, Config(0, config.BN, 4, 1),
                     (gradient, own, found.of_head, found.order, parts.sums, self.length, places, sums, parts.shares,
-                     self.heads, groups), {"WIDTH": width},
+                     self.heads, groups), {"WIDTH": width, "ALIKE": found.alike},
                 )  # fmt: skip
 
     def _tiles(self, name: str) -> tuple[Config, Tables]:
@@ -118,7 +118,10 @@ class _Job:
         return tuning.tiled(name, *self.kind, found.size), tables(found)
 
     def _lists(self, found: Tables, lists: Lists) -> tuple[Any, ...]:
-        return self.first, found.of_head, found.order, lists.start, lists.full, lists.tiles, lists.masks, found.masks
+        return self.first, found.of_head, found.order, lists.start, lists.tiles, lists.masks, found.masks
+
+    def _constants(self, found: Tables) -> dict[str, Any]:
+        return self.constants | {"ALIKE": found.alike}
 
     def _groups(self) -> tuple[Any, ...]:
         return self.scale, self.heads, self.batch * self.heads
