@@ -155,13 +155,16 @@ def head(about: dict[str, Any], config: Config) -> str:
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, found {number}")
+    if not text.isdecimal() or (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, found {text}")
     return number
 
 
 def _numbers(text: str) -> list[int]:
-    return sorted({int(word) for word in text.split(",")})
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise argparse.ArgumentTypeError(f"must be whole numbers such as 0,1024, found {text}")
+    return sorted({int(word) for word in words})
 
 
 if __name__ == "__main__":
