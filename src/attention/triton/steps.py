@@ -201,6 +201,12 @@ def use_seen_scores(dk, dv, scores, queries, values, out, lse, dout, delta, orig
         mean = tl.sum(o.to(tl.float32) * upstream.to(tl.float32), 1)
     else:
         mean = load_numbers(delta, origin, local, valid, 0.0, CHECK)
+    return step_of_keys(dk, dv, scores, queries, values, upstream, top, mean, scale)
+
+
+@triton.jit
+def step_of_keys(dk, dv, scores, queries, values, upstream, top, mean, scale):
+    """One step of dk and dv from the scores, (keys, queries), and all rows and numbers of the queries."""
     p = tl.exp2(scores * scale - top[None, :])
     dv = tl.dot(p.to(upstream.dtype), upstream, dv, input_precision=FP32_PRODUCTS)
     dp = tl.dot(values, tl.trans(upstream), input_precision=FP32_PRODUCTS)

@@ -1,8 +1,9 @@
 # mypy: disable-error-code="no-untyped-def"
 """Attention over lists of tiles (``src.attention.tiled.layout``): any key set, queries behind a cache, documents.
 
-A program takes one tile of queries (or of keys) and walks its list in one loop, so that the next tile is on its way while
-one is computed. A tile with a mask reads its bits from memory. Keys stand in the order of the layout, so their rows are
+A program takes one tile of queries (or of keys) and walks its list in one loop, so that the next tile is on its way
+while one is computed. A tile with a mask reads its bits from memory. Keys stand in the order of the layout,
+so their rows are
 read through a table, unless those of every tile are neighbours.
 """
 
@@ -20,10 +21,10 @@ from src.attention.triton.steps import (
     load_numbers,
     load_rows,
     padded,
+    step_of_keys,
     store_numbers,
     store_rows,
     use_scores,
-    use_seen_scores,
 )
 
 
@@ -55,6 +56,16 @@ def _layout_of(heads_of, head, ALIKE: tl.constexpr):
 
 
 @triton.jit
+def _rows(x, described, batch, head, origin, local, WIDTH: tl.constexpr, ROWS: tl.constexpr):
+    """Load rows ``origin + local`` of one head: by the GPU's tensor memory accelerator where the tensor is described,
+    which takes neighbours and gives 0 behind the last row; else through pointers ``x``."""
+    if described is None:
+        return load_rows(x, origin, local, None, False, WIDTH)
+    else:
+        return described.load([batch, head, origin, 0]).reshape(ROWS, padded(WIDTH))
+
+
+@triton.jit
 def _masked(scores, masks, place, TRANSPOSED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
     """Scores that are minus infinity where a pair is not kept; a full tile has no ``place`` among the masks."""
     if place >= 0:
@@ -63,20 +74,24 @@ def _masked(scores, masks, place, TRANSPOSED: tl.constexpr, BM: tl.constexpr, BN
 
 
 @triton.jit
-def _see_keys(acc, top, total, q, dout, k, v, masks, place, first, origin, local, scale, DOCUMENTS: tl.constexpr,
-              GRAD: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
-    keys = load_rows(k, origin, local, None, False, QK)
+def _see_keys(acc, top, total, q, dout, k, v, keys_of, values_of, batch, head, masks, place, first, origin, local,
+              scale,
+              DOCUMENTS: tl.constexpr, GRAD: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+              BN: tl.constexpr):  # fmt: skip
+    keys = _rows(k, keys_of, batch, head, origin, local, QK, BN)
     scores = tl.dot(q, tl.trans(keys), input_precision=FP32_PRODUCTS)
     scores = _masked(scores, masks, place, False, BM, BN)
     if DOCUMENTS:
         scores = tl.where((origin + local)[None, :] >= first[:, None], scores, float("-inf"))
-    values = load_rows(v, origin, local, None, False, V)
+    values = _rows(v, values_of, batch, head, origin, local, V, BN)
     return use_scores(acc, top, total, scores, dout, keys, values, scale, GRAD)
 
 
 @triton.jit
-def _over_keys(acc, top, total, q, dout, k, v, table, tiles, places, masks, first, begin, end, n, scale,
-               NEIGHBOURS: tl.constexpr, FILLED: tl.constexpr, DOCUMENTS: tl.constexpr, GRAD: tl.constexpr,
+def _over_keys(acc, top, total, q, dout, k, v, keys_of, values_of, batch, head, table, tiles, places, masks, first,
+               begin,
+               end, n, scale, NEIGHBOURS: tl.constexpr, FILLED: tl.constexpr, DOCUMENTS: tl.constexpr,
+               GRAD: tl.constexpr,
                QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """A tile of queries sees the tiles of keys ``begin`` to ``end - 1`` of the list.
 
@@ -95,17 +110,20 @@ def _over_keys(acc, top, total, q, dout, k, v, table, tiles, places, masks, firs
         if DOCUMENTS:
             if origin + tl.max(local, 0) >= lowest:
                 acc, top, total = _see_keys(
-                    acc, top, total, q, dout, k, v, masks, place, first, origin, local, scale, True, GRAD, QK, V, BM, BN
-                )
+                    acc, top, total, q, dout, k, v, keys_of, values_of, batch, head, masks, place, first, origin, local,
+                    scale, True, GRAD, QK, V, BM, BN,
+                )  # fmt: skip
         else:
             acc, top, total = _see_keys(
-                acc, top, total, q, dout, k, v, masks, place, first, origin, local, scale, False, GRAD, QK, V, BM, BN
-            )
+                acc, top, total, q, dout, k, v, keys_of, values_of, batch, head, masks, place, first, origin, local,
+                scale, False, GRAD, QK, V, BM, BN,
+            )  # fmt: skip
     return acc, top, total
 
 
 @triton.jit
-def tiled_queries(q, k, v, out, lse, dout, delta, dq, first, heads_of, table, starts, tiles, places, masks,
+def tiled_queries(q, k, v, out, lse, dout, delta, dq, keys_of, values_of, first, heads_of, table, starts, tiles,
+                  places, masks,
                   n, keys, row_tiles, key_places, scale, heads, groups, NEIGHBOURS: tl.constexpr, FILLED: tl.constexpr,
                   GRAD: tl.constexpr, ALIKE: tl.constexpr, DOCUMENTS: tl.constexpr, RATIO: tl.constexpr,
                   QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
@@ -132,8 +150,8 @@ def tiled_queries(q, k, v, out, lse, dout, delta, dq, first, heads_of, table, st
         nearest = load_numbers(head_of(first, batch, head * 0), start, local, valid, 0x7FFFFFFF, True)
     queries, upstream, acc, top, total = begin_queries(q, out, lse, dout, start, local, valid, GRAD, QK, V, BM)
     acc, top, total = _over_keys(
-        acc, top, total, queries, upstream, k, v, table, tiles, places, masks, nearest, begin, end, keys, scale,
-        NEIGHBOURS, FILLED, DOCUMENTS, GRAD, QK, V, BM, BN,
+        acc, top, total, queries, upstream, k, v, keys_of, values_of, batch, head // RATIO, table, tiles, places, masks,
+        nearest, begin, end, keys, scale, NEIGHBOURS, FILLED, DOCUMENTS, GRAD, QK, V, BM, BN,
     )  # fmt: skip
     if GRAD:
         store_numbers(head_of(delta, batch, head), total, start, local, valid)
@@ -143,23 +161,25 @@ def tiled_queries(q, k, v, out, lse, dout, delta, dq, first, heads_of, table, st
 
 
 @triton.jit
-def _see_queries(dk, dv, keys, values, q, lse, dout, delta, masks, place, first, j, origin, local, scale,
-                 DOCUMENTS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+def _see_queries(dk, dv, keys, values, q, lse, dout, delta, queries_of, upstream_of, batch, head, masks, place, first,
+                 j,
+                 origin, local, scale, DOCUMENTS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
                  BN: tl.constexpr):  # fmt: skip
-    queries = load_rows(q, origin, local, None, False, QK)
+    queries = _rows(q, queries_of, batch, head, origin, local, QK, BM)
     scores = tl.dot(keys, tl.trans(queries), input_precision=FP32_PRODUCTS)
     scores = _masked(scores, masks, place, True, BM, BN)
     if DOCUMENTS:
         scores = tl.where(j[:, None] >= first[None, :], scores, float("-inf"))
-    return use_seen_scores(
-        dk, dv, scores, queries, values, None, lse, dout, delta, origin, local, None, scale, False, V
-    )
+    upstream = _rows(dout, upstream_of, batch, head, origin, local, V, BM)
+    top = load_numbers(lse, origin, local, None, 0.0, False)
+    mean = load_numbers(delta, origin, local, None, 0.0, False)
+    return step_of_keys(dk, dv, scores, queries, values, upstream, top, mean, scale)
 
 
 @triton.jit
-def _over_queries(dk, dv, keys, values, q, lse, dout, delta, tiles, places, masks, first, j, begin, end, n, scale,
-                  PARTIAL: tl.constexpr, DOCUMENTS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
-                  BN: tl.constexpr):  # fmt: skip
+def _over_queries(dk, dv, keys, values, q, lse, dout, delta, queries_of, upstream_of, batch, head, tiles, places, masks,
+                  first, j, begin, end, n, scale, PARTIAL: tl.constexpr, DOCUMENTS: tl.constexpr, QK: tl.constexpr,
+                  V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """A tile of keys, at positions ``j``, is seen by the tiles of queries ``begin`` to ``end - 1`` of the list.
 
     PARTIAL: the last tile has rows behind the last query. No mask keeps them, so the last query is read there.
@@ -174,19 +194,21 @@ def _over_queries(dk, dv, keys, values, q, lse, dout, delta, tiles, places, mask
             nearest = load_numbers(first, start, row, None, 0, False)
             if tl.max(j, 0) >= tl.min(nearest, 0):
                 dk, dv = _see_queries(
-                    dk, dv, keys, values, q, lse, dout, delta, masks, place, nearest, j, start, row, scale,
-                    True, QK, V, BM, BN,
+                    dk, dv, keys, values, q, lse, dout, delta, queries_of, upstream_of, batch, head, masks, place,
+                    nearest,
+                    j, start, row, scale, True, QK, V, BM, BN,
                 )  # fmt: skip
         else:
             dk, dv = _see_queries(
-                dk, dv, keys, values, q, lse, dout, delta, masks, place, first, j, start, row, scale,
-                False, QK, V, BM, BN,
+                dk, dv, keys, values, q, lse, dout, delta, queries_of, upstream_of, batch, head, masks, place, first, j,
+                start, row, scale, False, QK, V, BM, BN,
             )  # fmt: skip
     return dk, dv
 
 
 @triton.jit
-def tiled_keys(q, k, v, lse, dout, delta, dk, dv, dk_shares, dv_shares, first, heads_of, table, parts, tiles, places,
+def tiled_keys(q, k, v, lse, dout, delta, dk, dv, queries_of, upstream_of, dk_shares, dv_shares, first, heads_of,
+               table, parts, tiles, places,
                masks, n, keys, key_places, count, shares, scale, heads, groups, PARTIAL: tl.constexpr,
                SHARES: tl.constexpr, ALIKE: tl.constexpr, DOCUMENTS: tl.constexpr, RATIO: tl.constexpr,
                QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
@@ -211,8 +233,9 @@ def tiled_keys(q, k, v, lse, dout, delta, dk, dv, dk_shares, dv_shares, first, h
     sum_k = tl.zeros((BN, padded(QK)), tl.float32)
     sum_v = tl.zeros((BN, padded(V)), tl.float32)
     sum_k, sum_v = _over_queries(
-        sum_k, sum_v, rows, values, q, lse, dout, delta, tiles, places, masks, first, j, begin, end, n, scale,
-        PARTIAL, DOCUMENTS, QK, V, BM, BN,
+        sum_k, sum_v, rows, values, q, lse, dout, delta, queries_of, upstream_of, batch, head, tiles, places, masks,
+        first,
+        j, begin, end, n, scale, PARTIAL, DOCUMENTS, QK, V, BM, BN,
     )  # fmt: skip
     sum_k *= scale * LN2
     if SHARES:

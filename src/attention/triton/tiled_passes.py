@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from src.attention.key_sets import KeySet
 from src.attention.tiled.layout import Lists
@@ -82,9 +83,11 @@ class _Job:
         if found.origins is not None:
             lists = replace(lists, tiles=found.origins)
         tiles = lists.full.shape[1]
+        described = _described(tensors[1:3], config.BN) if found.origins is not None else (None, None)
         passes.launch(
             name, tiled.tiled_queries, tiles * self.batch * self.heads, config,
-            (*tensors, *self._lists(found, lists), self.n, self.length, tiles, found.order.shape[1], *self._groups()),
+            (*tensors, *described, *self._lists(found, lists),
+             self.n, self.length, tiles, found.order.shape[1], *self._groups()),
             {"NEIGHBOURS": found.origins is not None, "FILLED": found.filled, "GRAD": grad} | self._constants(found),
         )  # fmt: skip
 
@@ -100,7 +103,8 @@ class _Job:
         lists = self.first, found.of_head, found.order, parts.parts, found.by_key.tiles, found.by_key.masks, found.masks
         passes.launch(
             name, tiled.tiled_keys, count * groups, config,
-            (*tensors, *shares, *lists, self.n, self.length, places, count, parts.shares, *self._groups()),
+            (*tensors, *_described([tensors[0], tensors[4]], config.BM), *shares, *lists,
+             self.n, self.length, places, count, parts.shares, *self._groups()),
             {"PARTIAL": self.n % config.BM > 0, "SHARES": parts.shares > 0} | self._constants(found),
         )  # fmt: skip
         for gradient, own, width in zip(tensors[-2:], shares, self.widths, strict=True):
@@ -125,3 +129,17 @@ class _Job:
 
     def _groups(self) -> tuple[Any, ...]:
         return self.scale, self.heads, self.batch * self.heads
+
+
+def _described(views: list[Any], rows: int) -> tuple[TensorDescriptor | None, ...]:
+    """Describe (B, H, N, D) tensors for loads of ``rows`` neighbours; None where their place in memory does not allow
+    it, or where the GPU has no such loads."""
+    every = [view.ptr for view in views]
+    if not all(_fits(x) for x in every):
+        return (None,) * len(every)
+    return tuple(TensorDescriptor(x, x.shape, x.stride(), [1, 1, rows, tuning.padded(x.shape[3])]) for x in every)
+
+
+def _fits(x: Tensor) -> bool:
+    strides = [stride * x.element_size() for stride in x.stride()[:3]]
+    return x.stride(3) == 1 and x.data_ptr() % 16 == 0 and all(one > 0 and one % 16 == 0 for one in strides)
