@@ -167,16 +167,17 @@ def about_the_last_block(config: Config) -> list[str]:
             "nothing of another kind."
         )
     own = ["no later query reads its keys, so in training they serve its own bytes alone"]
-    if model.rotary is not None:
+    if model.rotary is not None and pattern.name in ("dense", "fixed", "strided"):
         own.append(f"a distance of {blocks - 1:,} blocks occurs in it alone, so it is the rarest in training")
-    if model.position_embeddings == "always":
+    if model.position_embeddings == "always" and model.row == stride:
         own.append(
             f"its row of the learned position embedding learns from the losses of its {stride:,} positions alone"
         )
     return [
         sees,
         f"- The row of least context {start:,} is the last block alone, where the others are means over several. "
-        f"Its own are: {'; '.join(own)}. What the model does worse there shows in full in that row.",
+        f"What sets it apart: {'; '.join(own)}. Whatever the model does worse there shows in full in that row. Small "
+        "models are worse at the window's end with dense attention as well (docs/evaluation.md).",
     ]
 
 
