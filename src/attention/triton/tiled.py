@@ -9,6 +9,8 @@ read through a table, unless those of every tile are neighbours.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -26,6 +28,16 @@ from src.attention.triton.steps import (
     store_rows,
     use_scores,
 )
+
+
+class Rows(NamedTuple):
+    """The rows of one head: a view of them, and, where they are described for the GPU's tensor memory accelerator, the
+    description of all heads, with the place of this one."""
+
+    view: Any
+    described: Any
+    batch: Any
+    head: Any
 
 
 @triton.jit
@@ -56,13 +68,12 @@ def _layout_of(heads_of, head, ALIKE: tl.constexpr):
 
 
 @triton.jit
-def _rows(x, described, batch, head, origin, local, WIDTH: tl.constexpr, ROWS: tl.constexpr):
-    """Load rows ``origin + local`` of one head: by the GPU's tensor memory accelerator where the tensor is described,
-    which takes neighbours and gives 0 behind the last row; else through pointers ``x``."""
-    if described is None:
-        return load_rows(x, origin, local, None, False, WIDTH)
+def _load(x, origin, local, WIDTH: tl.constexpr, COUNT: tl.constexpr):
+    """Load rows ``origin + local``; where they are described these are neighbours, and 0 behind the last row."""
+    if x.described is None:
+        return load_rows(x.view, origin, local, None, False, WIDTH)
     else:
-        return described.load([batch, head, origin, 0]).reshape(ROWS, padded(WIDTH))
+        return x.described.load([x.batch, x.head, origin, 0]).reshape(COUNT, padded(WIDTH))
 
 
 @triton.jit
@@ -74,24 +85,19 @@ def _masked(scores, masks, place, TRANSPOSED: tl.constexpr, BM: tl.constexpr, BN
 
 
 @triton.jit
-def _see_keys(acc, top, total, q, dout, k, v, keys_of, values_of, batch, head, masks, place, first, origin, local,
-              scale,
-              DOCUMENTS: tl.constexpr, GRAD: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
-              BN: tl.constexpr):  # fmt: skip
-    keys = _rows(k, keys_of, batch, head, origin, local, QK, BN)
+def _see_keys(acc, top, total, q, dout, k, v, masks, place, first, origin, local, scale, DOCUMENTS: tl.constexpr,
+              GRAD: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+    keys = _load(k, origin, local, QK, BN)
     scores = tl.dot(q, tl.trans(keys), input_precision=FP32_PRODUCTS)
     scores = _masked(scores, masks, place, False, BM, BN)
     if DOCUMENTS:
         scores = tl.where((origin + local)[None, :] >= first[:, None], scores, float("-inf"))
-    values = _rows(v, values_of, batch, head, origin, local, V, BN)
-    return use_scores(acc, top, total, scores, dout, keys, values, scale, GRAD)
+    return use_scores(acc, top, total, scores, dout, keys, _load(v, origin, local, V, BN), scale, GRAD)
 
 
 @triton.jit
-def _over_keys(acc, top, total, q, dout, k, v, keys_of, values_of, batch, head, table, tiles, places, masks, first,
-               begin,
-               end, n, scale, NEIGHBOURS: tl.constexpr, FILLED: tl.constexpr, DOCUMENTS: tl.constexpr,
-               GRAD: tl.constexpr,
+def _over_keys(acc, top, total, q, dout, k, v, table, tiles, places, masks, first, begin, end, n, scale,
+               NEIGHBOURS: tl.constexpr, FILLED: tl.constexpr, DOCUMENTS: tl.constexpr, GRAD: tl.constexpr,
                QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """A tile of queries sees the tiles of keys ``begin`` to ``end - 1`` of the list.
 
@@ -110,23 +116,21 @@ def _over_keys(acc, top, total, q, dout, k, v, keys_of, values_of, batch, head, 
         if DOCUMENTS:
             if origin + tl.max(local, 0) >= lowest:
                 acc, top, total = _see_keys(
-                    acc, top, total, q, dout, k, v, keys_of, values_of, batch, head, masks, place, first, origin, local,
-                    scale, True, GRAD, QK, V, BM, BN,
-                )  # fmt: skip
+                    acc, top, total, q, dout, k, v, masks, place, first, origin, local, scale, True, GRAD, QK, V, BM, BN
+                )
         else:
             acc, top, total = _see_keys(
-                acc, top, total, q, dout, k, v, keys_of, values_of, batch, head, masks, place, first, origin, local,
-                scale, False, GRAD, QK, V, BM, BN,
-            )  # fmt: skip
+                acc, top, total, q, dout, k, v, masks, place, first, origin, local, scale, False, GRAD, QK, V, BM, BN
+            )
     return acc, top, total
 
 
 @triton.jit
-def tiled_queries(q, k, v, out, lse, dout, delta, dq, keys_of, values_of, first, heads_of, table, starts, tiles,
-                  places, masks,
-                  n, keys, row_tiles, key_places, scale, heads, groups, NEIGHBOURS: tl.constexpr, FILLED: tl.constexpr,
-                  GRAD: tl.constexpr, ALIKE: tl.constexpr, DOCUMENTS: tl.constexpr, RATIO: tl.constexpr,
-                  QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+def tiled_queries(q, k, v, out, lse, dout, delta, dq, keys_of, values_of, first, heads_of, table, starts, tiles, places,
+                  masks, n, keys, row_tiles, key_places, scale, heads, groups, NEIGHBOURS: tl.constexpr,
+                  FILLED: tl.constexpr, GRAD: tl.constexpr, ALIKE: tl.constexpr, DOCUMENTS: tl.constexpr,
+                  RATIO: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+                  BN: tl.constexpr):  # fmt: skip
     """One tile of queries: forward writes out and lse; backward (GRAD) reads them and writes delta and dq.
 
     Grid: tiles x (batch x heads), the last tiles first, which see the most.
@@ -138,8 +142,9 @@ def tiled_queries(q, k, v, out, lse, dout, delta, dq, keys_of, values_of, first,
     table += own * key_places
     begin = tl.load(starts + own * (row_tiles + 1) + tile)
     end = tl.load(starts + own * (row_tiles + 1) + tile + 1)
-    q, k, v = head_of(q, batch, head), head_of(k, batch, head // RATIO), head_of(v, batch, head // RATIO)
-    out, lse = head_of(out, batch, head), head_of(lse, batch, head)
+    k = Rows(head_of(k, batch, head // RATIO), keys_of, batch, head // RATIO)
+    v = Rows(head_of(v, batch, head // RATIO), values_of, batch, head // RATIO)
+    q, out, lse = head_of(q, batch, head), head_of(out, batch, head), head_of(lse, batch, head)
     if GRAD:
         dout = head_of(dout, batch, head)
     start = tile * BM
@@ -150,8 +155,8 @@ def tiled_queries(q, k, v, out, lse, dout, delta, dq, keys_of, values_of, first,
         nearest = load_numbers(head_of(first, batch, head * 0), start, local, valid, 0x7FFFFFFF, True)
     queries, upstream, acc, top, total = begin_queries(q, out, lse, dout, start, local, valid, GRAD, QK, V, BM)
     acc, top, total = _over_keys(
-        acc, top, total, queries, upstream, k, v, keys_of, values_of, batch, head // RATIO, table, tiles, places, masks,
-        nearest, begin, end, keys, scale, NEIGHBOURS, FILLED, DOCUMENTS, GRAD, QK, V, BM, BN,
+        acc, top, total, queries, upstream, k, v, table, tiles, places, masks, nearest, begin, end, keys, scale,
+        NEIGHBOURS, FILLED, DOCUMENTS, GRAD, QK, V, BM, BN,
     )  # fmt: skip
     if GRAD:
         store_numbers(head_of(delta, batch, head), total, start, local, valid)
@@ -161,57 +166,52 @@ def tiled_queries(q, k, v, out, lse, dout, delta, dq, keys_of, values_of, first,
 
 
 @triton.jit
-def _see_queries(dk, dv, keys, values, q, lse, dout, delta, queries_of, upstream_of, batch, head, masks, place, first,
-                 j,
-                 origin, local, scale, DOCUMENTS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+def _see_queries(dk, dv, keys, values, q, lse, dout, delta, masks, place, first, j, origin, local, scale,
+                 DOCUMENTS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
                  BN: tl.constexpr):  # fmt: skip
-    queries = _rows(q, queries_of, batch, head, origin, local, QK, BM)
+    queries = _load(q, origin, local, QK, BM)
     scores = tl.dot(keys, tl.trans(queries), input_precision=FP32_PRODUCTS)
     scores = _masked(scores, masks, place, True, BM, BN)
     if DOCUMENTS:
         scores = tl.where(j[:, None] >= first[None, :], scores, float("-inf"))
-    upstream = _rows(dout, upstream_of, batch, head, origin, local, V, BM)
     top = load_numbers(lse, origin, local, None, 0.0, False)
     mean = load_numbers(delta, origin, local, None, 0.0, False)
-    return step_of_keys(dk, dv, scores, queries, values, upstream, top, mean, scale)
+    return step_of_keys(dk, dv, scores, queries, values, _load(dout, origin, local, V, BM), top, mean, scale)
 
 
 @triton.jit
-def _over_queries(dk, dv, keys, values, q, lse, dout, delta, queries_of, upstream_of, batch, head, tiles, places, masks,
-                  first, j, begin, end, n, scale, PARTIAL: tl.constexpr, DOCUMENTS: tl.constexpr, QK: tl.constexpr,
-                  V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+def _over_queries(dk, dv, keys, values, q, lse, dout, delta, tiles, places, masks, first, j, begin, end, n, scale,
+                  PARTIAL: tl.constexpr, DOCUMENTS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+                  BN: tl.constexpr):  # fmt: skip
     """A tile of keys, at positions ``j``, is seen by the tiles of queries ``begin`` to ``end - 1`` of the list.
 
     PARTIAL: the last tile has rows behind the last query. No mask keeps them, so the last query is read there.
     """
     for entry in range(begin, end):
         place = tl.load(places + entry)
-        start = tl.load(tiles + entry) * BM
-        row = tl.arange(0, BM)
+        start, row = tl.load(tiles + entry) * BM, tl.arange(0, BM)
         if PARTIAL:
             row = tl.minimum(row, n - 1 - start)
         if DOCUMENTS:
             nearest = load_numbers(first, start, row, None, 0, False)
             if tl.max(j, 0) >= tl.min(nearest, 0):
                 dk, dv = _see_queries(
-                    dk, dv, keys, values, q, lse, dout, delta, queries_of, upstream_of, batch, head, masks, place,
-                    nearest,
-                    j, start, row, scale, True, QK, V, BM, BN,
+                    dk, dv, keys, values, q, lse, dout, delta, masks, place, nearest, j, start, row, scale,
+                    True, QK, V, BM, BN,
                 )  # fmt: skip
         else:
             dk, dv = _see_queries(
-                dk, dv, keys, values, q, lse, dout, delta, queries_of, upstream_of, batch, head, masks, place, first, j,
-                start, row, scale, False, QK, V, BM, BN,
+                dk, dv, keys, values, q, lse, dout, delta, masks, place, first, j, start, row, scale,
+                False, QK, V, BM, BN,
             )  # fmt: skip
     return dk, dv
 
 
 @triton.jit
-def tiled_keys(q, k, v, lse, dout, delta, dk, dv, queries_of, upstream_of, dk_shares, dv_shares, first, heads_of,
-               table, parts, tiles, places,
-               masks, n, keys, key_places, count, shares, scale, heads, groups, PARTIAL: tl.constexpr,
-               SHARES: tl.constexpr, ALIKE: tl.constexpr, DOCUMENTS: tl.constexpr, RATIO: tl.constexpr,
-               QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+def tiled_keys(q, k, v, lse, dout, delta, dk, dv, queries_of, upstream_of, dk_shares, dv_shares, first, heads_of, table,
+               parts, tiles, places, masks, n, keys, key_places, count, shares, scale, heads, groups,
+               PARTIAL: tl.constexpr, SHARES: tl.constexpr, ALIKE: tl.constexpr, DOCUMENTS: tl.constexpr,
+               RATIO: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """Gradients of one tile of keys from one head of queries, or a share of them, written once by one program.
 
     Grid: parts of the lists of keys x (batch x heads), the longest first (``src.attention.tiled.parts``). Shares are
@@ -224,8 +224,9 @@ def tiled_keys(q, k, v, lse, dout, delta, dk, dv, queries_of, upstream_of, dk_sh
     begin, end = tl.load(part + 1), tl.load(part + 2)
     j = tl.load(table + own * key_places + tl.load(part) * BN + tl.arange(0, BN))
     there = j < keys
-    q, lse = head_of(q, batch, head), head_of(lse, batch, head)
-    dout, delta = head_of(dout, batch, head), head_of(delta, batch, head)
+    q = Rows(head_of(q, batch, head), queries_of, batch, head)
+    dout = Rows(head_of(dout, batch, head), upstream_of, batch, head)
+    lse, delta = head_of(lse, batch, head), head_of(delta, batch, head)
     if DOCUMENTS:
         first = head_of(first, batch, head * 0)
     rows = load_rows(head_of(k, batch, head // RATIO), 0, j, there, True, QK)
@@ -233,9 +234,8 @@ def tiled_keys(q, k, v, lse, dout, delta, dk, dv, queries_of, upstream_of, dk_sh
     sum_k = tl.zeros((BN, padded(QK)), tl.float32)
     sum_v = tl.zeros((BN, padded(V)), tl.float32)
     sum_k, sum_v = _over_queries(
-        sum_k, sum_v, rows, values, q, lse, dout, delta, queries_of, upstream_of, batch, head, tiles, places, masks,
-        first,
-        j, begin, end, n, scale, PARTIAL, DOCUMENTS, QK, V, BM, BN,
+        sum_k, sum_v, rows, values, q, lse, dout, delta, tiles, places, masks, first, j, begin, end, n, scale,
+        PARTIAL, DOCUMENTS, QK, V, BM, BN,
     )  # fmt: skip
     sum_k *= scale * LN2
     if SHARES:

@@ -135,7 +135,7 @@ def _described(views: list[Any], rows: int) -> tuple[TensorDescriptor | None, ..
     """Describe (B, H, N, D) tensors for loads of ``rows`` neighbours; None where their place in memory does not allow
     it, or where the GPU has no such loads."""
     every = [view.ptr for view in views]
-    if not all(_fits(x) for x in every):
+    if not tuning.has_descriptors(every[0].device) or not all(_fits(x) for x in every):
         return (None,) * len(every)
     return tuple(TensorDescriptor(x, x.shape, x.stride(), [1, 1, rows, tuning.padded(x.shape[3])]) for x in every)
 
