@@ -99,13 +99,13 @@ def kinds(wanted: argparse.Namespace) -> list[str]:
 
 def train(wanted: argparse.Namespace, command: list[str], began: float, seconds: float | None) -> int:
     """Run what is left of the jobs, first those that look for rates; the exit code."""
-    if wanted.peer is not None:
-        check_package()
 
     def run(found: list[Any], name: str) -> int:
         return study.run(found, command, name, left(began, seconds), wanted.slots)
 
     found = jobs(wanted)
+    if wanted.peer is not None:
+        check_package()
     code, tunes = run(found, wanted.name), any("rate" in own for own, _ in found)
     if tunes and code in ENDED and len(more := jobs(wanted, tuned=tuned(wanted))) > len(found):
         code = run(more, wanted.name)
