@@ -16,7 +16,6 @@ Exit code: 0 when all rows are done, 1 when one failed, 75 when the time was up 
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 import sys
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 
 from scripts.bench.quality_queue import Bench, read
 from scripts.bench.quality_rows import OWN_KEYS, RATES, Result, Row, report, rows
-from scripts.paper.study import runnable
+from scripts.paper.study import rates_of, runnable
 from scripts.paper.table2 import OWN, kinds, overrides
 from src.errors import UserError, exit_code
 from src.reporting.markdown import write_into
@@ -86,7 +85,7 @@ def jobs(wanted: argparse.Namespace) -> list[Result]:
     Raises:
         UserError: an option, a row or a configuration that cannot be.
     """
-    minutes, rates = checked_minutes("--minutes", wanted.minutes), rates_of(wanted.rates)
+    minutes, rates = checked_minutes("--minutes", wanted.minutes), rates_of("--rates", wanted.rates)
     if not 0 < wanted.rate_share <= 1:
         raise UserError(f"--rate-share must be above 0 and at most 1, found {wanted.rate_share:g}")
     for name in ("gpus", "val_bytes"):
@@ -116,21 +115,6 @@ def chosen(wanted: argparse.Namespace, rates: Sequence[float]) -> list[Row]:
         if name not in names:
             raise UserError(f"--row must be one of {'; '.join(names)}, found {name!r}")
     return [row for row in there if not wanted.row or row.name in wanted.row]
-
-
-def rates_of(text: str) -> list[float]:
-    """Read ``--rates``.
-
-    Raises:
-        UserError: they are no positive numbers.
-    """
-    try:
-        found = [float(word) for word in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or not all(math.isfinite(rate) and rate > 0 for rate in found):
-        raise UserError(f"--rates must be numbers above 0 such as 0.0005,0.001, found {text!r}")
-    return found
 
 
 def write(results: Sequence[Result], output: Path | None) -> None:

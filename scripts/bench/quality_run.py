@@ -201,9 +201,11 @@ def train(
     return Training(curve, spent, peak)
 
 
-def training(data: ByteDataModule, config: Config, steps: int, device: torch.device) -> Iterator[Tensor]:
-    """Load the batches of a run on the device, in the order in which ``src.train`` has them."""
-    sampler = TrainBatchSampler(data.batch_size, stop_step=steps)
+def training(
+    data: ByteDataModule, config: Config, steps: int, device: torch.device, start: int = 0
+) -> Iterator[Tensor]:
+    """Load the batches of a run on the device from step ``start`` on, in the order in which ``src.train`` has them."""
+    sampler = TrainBatchSampler(data.batch_size, start_step=start, stop_step=steps)
     dataset = TrainDataset(data.splits.train, TrainOrder(data.train_sequences, config.seed))
     pinned = device.type == "cuda"
     for batch in loader("training", data.waits, dataset, sampler, data.workers, pin_memory=pinned):

@@ -7,6 +7,7 @@ folder is OUTPUT_DIR/sweeps/NAME, as of any sweep.
 from __future__ import annotations
 
 import argparse
+import math
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,15 @@ SMALL_FILES = ("config.yaml", "metrics.csv", "summary.json", "provenance.jsonl",
 """Of a run directory: the first three are all that a report needs."""
 NEWEST_OF = ("samples", "attention")
 MOST_BYTES = 32 << 20  # of one file of an archive
+PEER = "model"  # tells a job that trains another library's model, whose name it holds
+
+
+class Studied(Runner):
+    """Runs the jobs of a study: models of ours, and others beside them."""
+
+    def program(self, job: Job) -> str:
+        """Name the module that does a job."""
+        return "scripts.paper.peer_run" if PEER in job.overrides else super().program(job)
 
 
 def runnable(words: Sequence[str]) -> Config:
@@ -44,6 +54,22 @@ def grid(sweep: str, overrides: Sequence[str] = ()) -> dict[str, list[str]]:
     params = raw("config", [f"sweep={sweep}"], return_hydra_config=True).hydra.sweeper.params
     given = dict(word.split("=", 1) for word in overrides if "=" in word)
     return {str(key): [value.strip() for value in str(given.get(key, params[key])).split(",")] for key in params}
+
+
+def rates_of(option: str, text: str) -> list[float]:
+    """Read learning rates from an option.
+
+    Raises:
+        UserError: they are no positive numbers, or one comes twice.
+    """
+    try:
+        found = [float(word) for word in text.split(",")]
+    except ValueError:
+        found = []
+    good = found and all(math.isfinite(rate) and rate > 0 for rate in found) and len(set(found)) == len(found)
+    if not good:
+        raise UserError(f"{option} must be different numbers above 0 such as 0.0005,0.001, found {text!r}")
+    return found
 
 
 def run(
@@ -72,7 +98,7 @@ def run(
             str(error).replace("give the sweep another hydra.launcher.name", "give another --name")
         ) from error
     slots = slots_for(sweep, [config for _, config in jobs], most)
-    code = Runner(sweep, slots, View(), seconds).run()
+    code = Studied(sweep, slots, View(), seconds).run()
     print(progress(sweep.jobs, sweep.folder), flush=True)
     return code
 

@@ -2,6 +2,7 @@
 
     python -m scripts.paper.table2 --text FILE --pictures ARCHIVE --seeds 1,2 --minutes 9 --pack table2.tar.gz
     python -m scripts.paper.table2 --text FILE --minutes 9 -- text:trainer.max_steps=600 precision=fp16
+    python -m scripts.paper.table2 --text FILE --seeds 1,2,3 --rates 0.01,0.02,0.03 --peer --equal-time --minutes 9
     python -m scripts.paper.table2 --from table2.tar.gz --output docs/results.md
 
 One command a machine. Started again it goes on: finished runs are left alone, interrupted ones resume from their
@@ -17,13 +18,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from scripts.paper import study
+from scripts.paper import study, table2_rows
+from scripts.paper.table2_rows import Row, check_package
 from src.config.words import quoted
 from src.errors import UserError, exit_code
+from src.processes.ranks import TOLD
+
+if TYPE_CHECKING:
+    from src.reporting.study import Study
 
 SIZES = {
     "tiny": {"text": "quickstart", "pictures": "pictures_small"},
@@ -31,6 +37,7 @@ SIZES = {
     "paper": {"text": "enwik8", "pictures": "cifar10"},
 }
 OWN = ""  # of --text and --pictures: the experiment's own data set
+ENDED = (0, 1, TOLD)  # exit codes of a sweep that was not stopped: what failed stays without a figure
 PLANNED = "_equal_time"  # behind the name of the folder of runs that are planned for equal time
 
 
@@ -68,6 +75,12 @@ def parser() -> argparse.ArgumentParser:
         "and pictures_short, or enwik8 and cifar10 (default: short)")  # fmt: skip
     add("--seeds", default="1", metavar="1,2", help="in this order: all runs of a seed before those of the next")
     add("--equal-time", action="store_true", help="then train the others as long as dense attention took")
+    add("--rates", metavar="0.01,0.02", help="of Muon: the first seed tries them in whole runs, the others take each "
+        "row's best by validation (default: that of the configuration)")  # fmt: skip
+    add("--peer", nargs="?", const="1024", metavar="CONTEXTS", help="a row of x-transformers as well, on text in "
+        "sequences of each of these contexts (1024, or 1024,12288), on pictures in whole pictures")  # fmt: skip
+    add("--peer-rates", metavar="0.0005,0.001", help="the same of its AdamW (default: 0.0005,0.001,0.002 with --rates, "
+        "0.001 without)")  # fmt: skip
     study.add_limits(found)
     add("--name", default="table2", help="of the folder in FOLDER/sweeps (default: table2)")
     add("--from", dest="archives", action="append", default=[], type=Path, metavar="FILE.tar.gz",
@@ -85,14 +98,21 @@ def kinds(wanted: argparse.Namespace) -> list[str]:
 
 
 def train(wanted: argparse.Namespace, command: list[str], began: float, seconds: float | None) -> int:
-    """Run what is left of the jobs; the exit code."""
-    code = study.run(jobs(wanted), command, wanted.name, left(began, seconds), wanted.slots)
-    if code or not wanted.equal_time:
+    """Run what is left of the jobs, first those that look for rates; the exit code."""
+
+    def run(found: list[Any], name: str) -> int:
+        return study.run(found, command, name, left(began, seconds), wanted.slots)
+
+    found = jobs(wanted)
+    if wanted.peer is not None:
+        check_package()
+    code, tunes = run(found, wanted.name), any("rate" in own for own, _ in found)
+    if tunes and code in ENDED and len(more := jobs(wanted, tuned=tuned(wanted))) > len(found):
+        code = run(more, wanted.name)
+    if not wanted.equal_time or (code and not tunes) or code not in ENDED:
         return code
-    planned = jobs(wanted, equal_time=True)
-    if not planned:
-        return 0
-    return study.run(planned, command, wanted.name + PLANNED, left(began, seconds), wanted.slots)
+    planned = jobs(wanted, equal_time=True, tuned=tuned(wanted))
+    return (run(planned, wanted.name + PLANNED) or code) if planned else code
 
 
 def left(began: float, seconds: float | None) -> float | None:
@@ -100,33 +120,57 @@ def left(began: float, seconds: float | None) -> float | None:
     return None if seconds is None else max(0.0, seconds - (time.monotonic() - began))
 
 
-def jobs(wanted: argparse.Namespace, equal_time: bool = False) -> list[tuple[dict[str, str], Any]]:
-    """Compose the jobs in their order: by seed, then text before pictures, then kinds of attention.
+def jobs(
+    wanted: argparse.Namespace, equal_time: bool = False, tuned: Mapping[tuple[str, str], str] | None = None
+) -> list[tuple[dict[str, str], Any]]:
+    """Compose the jobs in their order: by seed, then text before pictures, then rows.
+
+    Args:
+        wanted: the command line.
+        equal_time: those whose length is chosen for equal time, else those of equal bytes.
+        tuned: rate of each kind of data and row, found by the first seed; None: of the rows that look for a rate there
+            are the jobs of the first seed alone.
 
     Raises:
-        UserError: a configuration that cannot run, or seeds that are no numbers.
+        UserError: a configuration that cannot run, or an option that is no list of numbers.
     """
     found = []
-    for seed in seeds(wanted.seeds):
+    for number, seed in enumerate(seeds(wanted.seeds)):
         for kind in kinds(wanted):
-            words = overrides(wanted, kind)
             steps = equal_time_steps(wanted, kind) if equal_time else {}
-            for attention in study.grid("table2", words)["attention"]:
-                if equal_time and attention not in steps:
+            for row in rows(wanted, kind):
+                if equal_time and row.name not in steps:
                     continue
-                name = f"{kind}-{attention}-seed{seed}" + ("-equal-time" if equal_time else "")
-                fixed = [
-                    f"attention={attention}",
-                    f"seed={seed}",
-                    f"name={name}",
-                    f"paths.output_dir={quoted(wanted.runs)}",
-                ]
-                if equal_time:
-                    fixed.append(f"trainer.max_steps={steps_begun(wanted, name) or steps[attention]}")
-                own = {"data": kind, "attention": attention, "seed": str(seed)}
-                own |= {"length": "equal time"} if equal_time else {}
-                kept = [word for word in words if word.partition("=")[0] not in ("attention", "experiment")]
-                found.append((own, study.runnable([f"experiment={experiment(wanted, kind)}", *kept, *fixed])))
+                chosen = (tuned or {}).get((kind, row.name))
+                rates = row.rates if number == 0 and not equal_time else (chosen,) if chosen else ()
+                for rate in rates if row.rates else ("",):
+                    found.append(job(wanted, kind, row, seed, rate, steps.get(row.name)))
+    return found
+
+
+def job(
+    wanted: argparse.Namespace, kind: str, row: Row, seed: int, rate: str, steps: int | None
+) -> tuple[dict[str, str], Any]:
+    """Compose a job: what tells it from the others, and its configuration; ``steps`` of one of equal time."""
+    own = {"data": kind, **row.own(), "seed": str(seed)}
+    name = f"{kind}-{row.stem}" + (f"-rate{rate}" if rate else "") + f"-seed{seed}" + ("-equal-time" if steps else "")
+    words = [*row.words, f"seed={seed}", f"name={name}", f"paths.output_dir={quoted(wanted.runs)}"]
+    if rate:
+        own["rate"] = rate
+        words.append(f"{row.key}={rate}")
+    if steps:
+        own["length"] = "equal time"
+        words.append(f"trainer.max_steps={steps_begun(wanted, name) or steps}")
+    return own, study.runnable(words)
+
+
+def rows(wanted: argparse.Namespace, kind: str) -> list[Row]:
+    """Lay out the rows of a kind of data."""
+    words, name = overrides(wanted, kind), experiment(wanted, kind)
+    found = table2_rows.ours(name, words, wanted.rates)
+    if wanted.peer is not None:
+        rates = table2_rows.peer_rates(wanted.peer_rates, wanted.rates is not None)
+        found += table2_rows.peers(name, words, wanted.peer if kind == "text" else None, rates)
     return found
 
 
@@ -179,12 +223,28 @@ def overrides(wanted: argparse.Namespace, kind: str) -> list[str]:
 
 
 def equal_time_steps(wanted: argparse.Namespace, kind: str) -> dict[str, int]:
-    """Give the steps that take each attention as long as dense attention took, by the runs that are finished."""
+    """Give the steps that take each row as long as dense attention took, by the runs that are finished."""
     from src.reporting import study as figures
 
-    folder = Path(wanted.runs, "sweeps", wanted.name)
-    (mine,) = (found for found in figures.studies(study.run_folders(folder)) if found.kind == kind)
-    return figures.equal_time_steps(mine.runs)
+    return figures.equal_time_steps(trained(wanted)[kind].runs)
+
+
+def tuned(wanted: argparse.Namespace) -> dict[tuple[str, str], str]:
+    """Give the best rate of each kind of data and row, by the runs that are finished."""
+    found = {}
+    for kind, mine in trained(wanted).items():
+        for group in mine.groups:
+            for row in group.rows:
+                if (tuning := mine.tuning(group, row.attention)) is not None and tuning.best is not None:
+                    found[kind, row.attention] = tuning.best
+    return found
+
+
+def trained(wanted: argparse.Namespace) -> dict[str, Study]:
+    """Read the runs of equal bytes, by the kind of their data."""
+    from src.reporting import study as figures
+
+    return {found.kind: found for found in figures.studies(study.run_folders(Path(wanted.runs, "sweeps", wanted.name)))}
 
 
 def steps_begun(wanted: argparse.Namespace, name: str) -> int | None:

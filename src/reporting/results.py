@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import datetime
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from src.reporting import draw
+from src.reporting import draw, recipe
 from src.reporting.charts import Palette
 from src.reporting.compare import ORDER, Group, Row, best_within, estimate, grouped, named
 from src.reporting.content import facts
 from src.reporting.load import Loaded
 from src.reporting.markdown import Files, plain, table
 from src.reporting.paper import TABLE2, TITLES
+from src.reporting.peers import described as peer_note
+from src.reporting.peers import is_peer
 from src.reporting.record import Record
 from src.reporting.study import KINDS, Study, studies
 from src.reporting.tables import NONE, Table, comparable_notes, duration, number, runs_table, times, volume
+from src.reporting.tuning import RATE
 
 NOT_RUN = "not yet run"
 BEGIN, END = "<!-- table 2: written by scripts.paper.table2 -->", "<!-- end of table 2 -->"
@@ -39,7 +41,7 @@ def results(folders: Sequence[Path], pictures: str) -> tuple[str, Mapping[str, b
     """
     files = Files(pictures)
     found = studies(folders)
-    runs = [run for study in found for run in (*study.runs, *study.planned)]
+    runs = [run for study in found for run in (*study.runs, *study.planned, *study.tried)]
     parts = [BEGIN, *(part for study in found for part in section(study, files))]
     if runs:
         parts += ["### What was run", *what_was_run(runs)]
@@ -55,7 +57,9 @@ def section(study: Study, files: Files) -> list[str]:
     parts = [f"## {title}: {plain(data_of(runs))}", *warnings(runs)]
     for group in study.groups:
         planned = [run for run in study.planned if grouped([run])[0].settings == group.settings]
-        parts += [described(group), table(table2(group, study.kind)), table(equal_time(group, planned))]
+        equal_bytes = table2(group, study.kind)
+        equal_bytes.notes += row_notes(study, group)
+        parts += [described(group), table(equal_bytes), table(equal_time(group, planned))]
     palette, charts = draw.palette(runs), draw.line_charts(runs)
     for chart in charts[:3]:  # validation against time and bytes, training loss against time
         parts.append(files.chart(_titled(chart, title), Palette(palette.hues, palette.styles)))
@@ -81,7 +85,7 @@ def data_of(runs: Sequence[Record]) -> str:
 
 def warnings(runs: Sequence[Record]) -> list[str]:
     """Say what keeps figures from standing beside published ones or each other; name runs that are not finished."""
-    notes = comparable_notes(runs)[:-1]
+    notes = comparable_notes([run for run in runs if not is_peer(run)] or runs)[:-1]
     unfinished = [run for run in runs if run.state != "finished"]
     if unfinished:
         names = ", ".join(f"{run.name} (step {run.step:,})" for run in unfinished)
@@ -95,17 +99,11 @@ def warnings(runs: Sequence[Record]) -> list[str]:
     return [f"> **{plain(note)}**" for note in notes]
 
 
-def _optimizer(get: Callable[[str], Any]) -> str:
-    """Say what trained the weights; runs from before there was a choice lack some of the keys."""
-    rates = f"AdamW at {get('optimizer.learning_rate')}"
-    if get("optimizer.name") == "muon":
-        rates = f"Muon at {get('optimizer.muon_learning_rate')} and {rates}"
-    return f"{rates}, {get('optimizer.schedule') or 'cosine'} decay"
-
-
 def described(group: Group) -> str:
-    """Say what all runs of a group share: model, batch, length, optimizer, how much was seen and scored."""
-    run = next((run for row in group.rows for run in row.runs if run.state == "finished"), group.rows[0].runs[0])
+    """Say what all runs of ours share in a group: model, batch, length, optimizer, how much was seen and scored."""
+    runs = [run for row in group.rows for run in row.runs]
+    ours = [run for run in runs if not is_peer(run)] or runs
+    run = next((run for run in ours if run.state == "finished"), ours[0])
     get = run.config.get
     batch = int(get("data.batch_size") or 0) * int(get("data.context") or 0)
     words = [named(group.settings)] if group.settings else []
@@ -117,7 +115,8 @@ def described(group: Group) -> str:
     if (parameters := run.final("model/parameters")) is not None:
         words.append(f"{parameters:,.0f} parameters")
     words.append(f"{get('trainer.max_steps') or run.step:,} steps of {batch:,} bytes")
-    words.append(f"{_optimizer(get)}, {get('precision.name')}")
+    trained = recipe.rates(run, of_row=any(RATE in each.config for each in ours))
+    words.append(", ".join(filter(None, (trained, recipe.schedule(run), str(get("precision.name"))))))
     if short := int(get("optimizer.short_context_steps") or 0):
         words.append(f"attention within pieces of {get('optimizer.short_context')} bytes for the first {short:,} steps")
     if group.budget.nbytes is not None:
@@ -125,6 +124,21 @@ def described(group: Group) -> str:
     if (scored := run.final("test/bytes")) is not None:
         words.append(f"test split of {scored:,.0f} bytes, each scored once")
     return plain("; ".join(words)) + "."
+
+
+def row_notes(study: Study, group: Group) -> list[str]:
+    """Say below a table at which rates its rows were tried, and what another library's model is."""
+    notes = []
+    for row in group.rows:
+        if (tuning := study.tuning(group, row.attention)) is not None:
+            tried = ", ".join(f"{rate}: {'no figure' if bits is None else f'{bits:.3f}'}"
+                              for rate, bits in tuning.tried.items())  # fmt: skip
+            edge = "; the best is at the edge of what was tried" if tuning.at_the_edge else ""
+            what = f"{recipe.tuned_by(row.runs[0])} rate"
+            notes.append(f"{row.attention}: validation at the end of seed {tuning.seed} by {what}: {tried}{edge}.")
+        if is_peer(run := next((run for run in row.runs if run.state == "finished"), row.runs[0])):
+            notes.append(peer_note(row.attention, run))
+    return notes
 
 
 def rows_of(group: Group | None) -> dict[str, Row | None]:
@@ -137,13 +151,14 @@ def table2(group: Group | None, kind: str) -> Table:
     """The paper's table 2 beside ours, after equally many bytes; without a group every figure of ours is missing."""
     data = KINDS[kind]
     theirs = [f"paper, {TITLES[data]}: bits per byte", "paper: ms a step (V100)", "paper: times dense"]
-    columns = ["equal bytes", "seeds", "test bits per byte", "validation", "ms a step", "times dense", *theirs]
-    found, dense = Table(columns), TABLE2[data]["dense"]
+    columns = ["equal bytes", "rate", "seeds", "test bits per byte", "validation", "ms a step", "times dense", *theirs]
+    found, dense = Table(columns, words={1}), TABLE2[data]["dense"]
     for attention, row in rows_of(group).items():
-        ours = [NOT_RUN, *[NONE] * 4]
+        ours = [NONE, NOT_RUN, *[NONE] * 4]
         if row is not None:
             finished = [run for run in row.runs if run.state == "finished"]
-            ours = [f"{len(finished)} of {len(row.runs)}" if len(finished) < len(row.runs) else str(len(finished)),
+            ours = ["; ".join(dict.fromkeys(map(recipe.rates, row.runs))) or NONE,
+                    f"{len(finished)} of {len(row.runs)}" if len(finished) < len(row.runs) else str(len(finished)),
                     number(row.test, 3), number(row.at_bytes, 3), number(row.step_ms, 1),
                     times(row.times_dense)]  # fmt: skip
         paper = TABLE2[data].get(attention)
@@ -151,7 +166,9 @@ def table2(group: Group | None, kind: str) -> Table:
         if paper is not None:
             beside = [f"{paper.bits:.2f}", f"{1000 * paper.seconds:,.0f}", times(dense.seconds / paper.seconds)]
         found.rows.append([attention, *ours, *beside])
-    found.notes.append("Same model, same data in the same order. Mean ± standard deviation where there are several "
+    peers = any(is_peer(run) for row in (group.rows if group else ()) for run in row.runs)
+    same = "Rows of ours: same model" if peers else "Same model"
+    found.notes.append(f"{same}, same data in the same order. Mean ± standard deviation where there are several "
                        "seeds. Milliseconds are of other machines than the paper's: compare the ratios.")  # fmt: skip
     return found
 
@@ -170,7 +187,7 @@ def equal_time(group: Group, planned: Sequence[Record]) -> Table:
     found.notes.append(
         f"Cut off: validation after {spent}, when the fastest had ended; between two validations a line is drawn. The "
         "slower ones are then in the middle of their schedule, at a high learning rate, and look worse than they are. "
-        "Planned: each attention has as many steps as fit into the time of dense attention, and its schedule ends "
+        "Planned: each row has as many steps as fit into the time of dense attention, and its schedule ends "
         f"there. {OF_TIME}"
     )
     return found

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.reporting.clock import STEP_MS, Clock, clock, mean
 from src.reporting.compare import SEED, Group, common_budget, grouped, settings_of
 from src.reporting.load import load
+from src.reporting.peers import is_peer, named, stand_beside
 from src.reporting.record import ATTENTION, Point, Record
+from src.reporting.tuning import RATE, Place, Tuning, counts, place, tunings
 
 KINDS = {"text": "enwik8", "pictures": "cifar10"}
 """What is trained on, and the data set of the paper's table 2 that it stands beside."""
 LENGTH = "logger.columns.sweep/length"  # in the configuration of a run whose length was chosen for equal time
 # What may differ between runs that are compared: where the data are, and how a step is cut up
 ALIKE = ("data.path", "data.micro_batch", "data.eval_batch_size", "trainer.max_steps", "trainer.epochs")
+RATES = ("optimizer.muon_learning_rate", "optimizer.learning_rate")  # differ where rows have their own
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,20 @@ class Study:
         runs: that were planned for equally many steps, and so equally many bytes.
         planned: that were planned for equal time: each attention's steps take as long as dense attention's.
         groups: ``runs``, those that differ in attention and seed alone together.
+        tried: at rates that were not the best of their row.
+        tunings: what each row tried that looked for a rate.
     """
 
     kind: str
     runs: tuple[Record, ...]
     planned: tuple[Record, ...]
     groups: tuple[Group, ...]
+    tried: tuple[Record, ...] = ()
+    tunings: Mapping[Place, Tuning] = field(default_factory=dict)
+
+    def tuning(self, group: Group, attention: str) -> Tuning | None:
+        """Give what a row of a group tried; None where it did not look for a rate."""
+        return self.tunings.get(place(attention, group.settings))
 
 
 def studies(folders: Sequence[Path]) -> list[Study]:
@@ -44,16 +55,24 @@ def studies(folders: Sequence[Path]) -> list[Study]:
         folders: run directories, also copies of the same run from several machines: the furthest counts.
     """
     runs = furthest([with_failure(run) for run in load(list(folders)).runs] if folders else [])
-    found = []
-    for kind, data in KINDS.items():
-        mine = [on_clock(run, data) for run in runs if kind_of(run) == kind]
-        for run, settings in zip(mine, settings_of([run.config for run in mine]), strict=True):
-            ours = {key: value for key, value in settings.items() if key not in ALIKE}
-            run.settings = {ATTENTION: run.attention, SEED: str(run.config.get(SEED)), **ours}
-        planned = tuple(run for run in mine if LENGTH in run.config)
-        equal = tuple(between(run, common_budget(some).seconds) for some in alike(mine) for run in some)
-        found.append(Study(kind, equal, planned, tuple(grouped(equal))))
-    return found
+    return [_study(kind, [on_clock(named(run), data) for run in runs if kind_of(run) == kind])
+            for kind, data in KINDS.items()]  # fmt: skip
+
+
+def _study(kind: str, runs: Sequence[Record]) -> Study:
+    """Tell the runs of one kind of data apart, and keep those that count."""
+    ours, peers = ([run for run in runs if is_peer(run) is other] for other in (False, True))
+    for run, settings in zip(ours, settings_of([run.config for run in ours]), strict=True):
+        same = (*ALIKE, *(RATES if RATE in run.config else ()))
+        kept = {key: value for key, value in settings.items() if key not in same}
+        run.settings = {ATTENTION: run.attention, SEED: str(run.config.get(SEED)), **kept}
+    stand_beside(peers, ours)
+    found = tunings([run for run in runs if LENGTH not in run.config])
+    tried = tuple(run for run in runs if not counts(run, found))
+    counted = [run for run in runs if counts(run, found)]
+    planned = tuple(run for run in counted if LENGTH in run.config)
+    equal = tuple(between(run, common_budget(some).seconds) for some in alike(counted) for run in some)
+    return Study(kind, equal, planned, tuple(grouped(equal)), tried, found)
 
 
 def alike(runs: Sequence[Record]) -> list[list[Record]]:

@@ -124,13 +124,17 @@ class Runner:
         run = made(self.sweep, job)
         with self.sweep.console(job).open("ab") as console:
             return subprocess.Popen(
-                [sys.executable, "-m", "src.job", str(run.path)],
+                [sys.executable, "-m", self.program(job), str(run.path)],
                 env={**os.environ, **environment, PARENT: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches it once, through us
             )
+
+    def program(self, job: Job) -> str:
+        """Name the module that does a job: it is given the run directory, and ends as ``src.job`` does."""
+        return "src.job"
 
     def put_off(self, job: Job, error: OSError) -> None:
         """Let a job wait that cannot be started now: it is tried again for as long as others run.

@@ -200,7 +200,7 @@ def test_what_cannot_be_is_said_in_a_sentence(tmp_path, here, capsys):
         return capsys.readouterr().err
 
     assert "--row must be one of x-transformers, context 1,024; " in said(*arguments(tmp_path, "theirs"))
-    assert "--rates must be numbers above 0" in said(*arguments(tmp_path, more=("--rates", "1,a")))
+    assert "--rates must be different numbers above 0" in said(*arguments(tmp_path, more=("--rates", "1,a")))
     assert "--rate-share must be above 0 and at most 1, found 2" in said(*arguments(tmp_path, more=("--rate-share=2",)))
     assert "--minutes must be a number of minutes above 0" in said(*arguments(tmp_path, minutes=0))
     assert "--gpus must be at most the 0" in said(*arguments(tmp_path, more=("--gpus", "1")))

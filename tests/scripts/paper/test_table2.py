@@ -114,7 +114,7 @@ def test_cut_into_pieces_is_as_unbroken_to_the_last_bit(cuts, tmp_path, monkeypa
     assert "1 of 1 runs are done" in capsys.readouterr().out
     assert (folder / "train.log").read_text().count("going on from step") == len(cuts)
     assert_same_outcome(folder, unbroken.path)
-    assert "| fixed | 1 | " in (folder.parent / "table2.md").read_text()
+    assert "| fixed | Muon 0.02, AdamW 0.01 | 1 | " in (folder.parent / "table2.md").read_text()
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
     assert table2.main(arguments) == 0  # finished runs are left alone
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
@@ -140,15 +140,15 @@ def test_figures_from_an_archive_alone(tmp_path, capsys):
     lines = text.splitlines()
     dense, fixed, strided = (next(line for line in lines if line.startswith(f"| {kind} |"))
                              for kind in ("dense", "fixed", "strided"))  # fmt: skip
-    assert dense == "| dense | 2 | 3.300 ± 0.141 | 3.300 ± 0.141 | 100.0 ± 0.0 | 1.00× | 1.00 | 1,310 | 1.00× |"
-    assert fixed == "| fixed | 2 | 3.200 ± 0.141 | 3.200 ± 0.141 | 50.0 ± 0.0 | 2.00× | 0.99 | 550 | 2.38× |"
-    assert strided == "| strided | not yet run | – | – | – | – | 1.13 | 350 | 3.74× |"
+    assert dense == "| dense | – | 2 | 3.300 ± 0.141 | 3.300 ± 0.141 | 100.0 ± 0.0 | 1.00× | 1.00 | 1,310 | 1.00× |"
+    assert fixed == "| fixed | – | 2 | 3.200 ± 0.141 | 3.200 ± 0.141 | 50.0 ± 0.0 | 2.00× | 0.99 | 550 | 2.38× |"
+    assert strided == "| strided | – | not yet run | – | – | – | – | 1.13 | 350 | 3.74× |"
     assert "| dense | 4.800 ± 0.141 | 15 kB | 3.300 ± 0.141 | 3.300 ± 0.141 | 30 | 30 kB |" in text  # at 1.5 s
     assert "| fixed | 3.200 ± 0.141 | 30 kB | not yet run | – | – | – |" in text
     assert "## Text: enwik8, partial: first 1,000,000 bytes of 100,000,000" in text
     assert "## Pictures: CIFAR-10, partial: 8,336 + 1,017 of 50,000 + 10,000 pictures" in text
     assert text.count("NOT comparable with published figures") == 2
-    assert "| strided | 1 | 3.500 | 3.000 | 20.0 | – | 2.80 | 380 | 1.42× |" in text
+    assert "| strided | – | 1 | 3.500 | 3.000 | 20.0 | – | 2.80 | 380 | 1.42× |" in text
     drawings = {file.name for file in (out.parent / "results").iterdir()}
     assert {
         f"{kind}-validation-against-{what}.svg" for kind in ("text", "pictures") for what in ("time", "data")
@@ -164,7 +164,7 @@ def test_what_spoils_a_comparison_is_said(tmp_path):
     text, _ = results(run_folders(tmp_path), "x")
     assert "Runs of different machines (H100; no GPU)" in text
     assert "Not finished: text-fixed-seed1 (step 30)" in text
-    assert "| fixed | 1 of 2 | 3.300 |" in text
+    assert "| fixed | – | 1 of 2 | 3.300 |" in text
 
 
 def test_runs_of_another_depth_stand_apart(tmp_path):
@@ -200,7 +200,7 @@ def test_another_configuration_under_the_same_name_is_refused(tmp_path, monkeypa
 def test_without_runs_every_figure_is_marked_as_missing():
     text, drawings = results([], "x")
     assert not drawings
-    assert text.count("not yet run | – | – | – | – |") == 6
+    assert text.count("| – | not yet run | – | – | – | – |") == 6
     assert "## Text: not yet run" in text and "## Pictures: not yet run" in text
 
 
