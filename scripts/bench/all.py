@@ -1,6 +1,6 @@
 """Every measurement of docs/benchmarks.md that needs one GPU, one after the other, into a folder.
 
-    python -m scripts.bench.all                                    # all, about half an hour
+    python -m scripts.bench.all                                    # all, about an hour
     python -m scripts.bench.all --only attention --only step --minutes 9 --output bench
 
 Each writes FOLDER/NAME.txt. One that fails or runs out of time is reported and the next begins; with --minutes those
@@ -21,6 +21,8 @@ from src.errors import UserError, exit_code
 
 BENCHES = {
     "attention": ("scripts.bench.attention", "--output", "FOLDER/attention.md", "--picture", "FOLDER/attention.png"),
+    "patterns": ("scripts.bench.patterns", "--output", "FOLDER/patterns.md"),
+    "shared": ("scripts.bench.shared", "--output", "FOLDER/shared.md"),
     "decode": ("scripts.bench.decode", "--every", "16"),
     "checkpoint": ("scripts.bench.checkpoint",),
     "step": ("scripts.bench.step", "--profile", "--output", "FOLDER/step.md"),
