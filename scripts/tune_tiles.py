@@ -29,7 +29,7 @@ from src.attention.triton.tuning import Config
 
 KERNELS = ("tiled_forward", "tiled_backward_queries", "tiled_backward_keys")
 SIZES = ((128, 128), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64))
-WARPS, STAGES, REGISTERS = (4, 8), (2, 3, 4), (0, 128, 168)
+WARPS, STAGES, REGISTERS = (4, 8), (2, 3, 4), (0, 96, 128, 168)
 FULL, MASKED = Local(2048), Local(1024, 2)
 BATCH, HEADS, N = 2, 8, 12_288
 KEPT = 2.5  # a size is stored if no kind of tile costs more than so many times what it costs in the best size
