@@ -2,9 +2,8 @@
 """Attention over lists of tiles (``src.attention.tiled.layout``): any key set, queries behind a cache, documents.
 
 A program takes one tile of queries (or of keys) and walks its list in one loop, so that the next tile is on its way
-while one is computed. A tile with a mask reads its bits from memory. Keys stand in the order of the layout,
-so their rows are
-read through a table, unless those of every tile are neighbours.
+while one is computed. A tile with a mask reads its bits from memory. Keys stand in the order of the layout, so their
+rows are read through a table, unless those of every tile are neighbours.
 """
 
 from __future__ import annotations
