@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src.reporting.paper import Published, published
+from src.reporting.recipe_names import RECIPE, by_recipe
 from src.reporting.record import ATTENTION, Point, Record
 
 SEED = "seed"
@@ -114,13 +115,14 @@ def shown(value: Any) -> str:
 def settings_of(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Tell runs that no sweep describes from each other by their configurations: a table of key and value for each.
 
-    The width of the position matrix is left out where it is just the stride.
+    A recipe stands for the keys that it explains. The width of the position matrix is left out where it is just the
+    stride.
     """
-    found = differing(configs)
+    found = by_recipe(configs, differing(configs))
     rows, strides = found.get("model.row"), found.get("attention.stride")
     if rows is not None and rows == strides:
         del found["model.row"]
-    first = [key for key in SHORT if key in found]
+    first = [key for key in (*SHORT, RECIPE) if key in found]
     keys = [*first, *(key for key in found if key not in first)]
     return [{SHORT.get(key, key): found[key][i] for key in keys if found[key][i]} for i in range(len(configs))]
 

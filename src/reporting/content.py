@@ -12,9 +12,11 @@ from typing import Any
 from src.reporting import draw, tables
 from src.reporting.charts import Bars, Lines, Palette
 from src.reporting.compare import Group, Row, grouped, named
+from src.reporting.effects import effects_table
 from src.reporting.load import Loaded
 from src.reporting.paper import TABLE2
 from src.reporting.pictures import RUNS, Left, Picture, left_by, patterns
+from src.reporting.ranking import runs_table
 from src.reporting.record import Record
 
 GROUPS = 12  # that the tables of kinds of attention have
@@ -40,6 +42,7 @@ class Report:
         facts: name and value.
         warnings: what limits the figures: partial data, runs that are not finished.
         tiles: the figures to know first.
+        effects: what each choice is worth.
         table2: the paper's table beside ours.
         budgets: validation at equal bytes and time.
         lines: charts of losses.
@@ -58,6 +61,7 @@ class Report:
     facts: list[tuple[str, str]]
     warnings: list[str]
     tiles: list[Tile]
+    effects: tables.Table
     table2: tables.Table
     budgets: tables.Table
     lines: list[Lines]
@@ -83,12 +87,13 @@ def report(loaded: Loaded) -> Report:
         facts=facts(loaded),
         warnings=warnings(runs),
         tiles=tiles(groups),
+        effects=effects_table(runs),
         table2=tables.table2(groups, hidden),
         budgets=tables.budgets_table(groups, hidden),
         lines=draw.line_charts(runs),
         bars=draw.bar_charts(groups),
         palette=draw.palette(runs),
-        runs=tables.runs_table(runs),  # last: by now all that could not be read is noted
+        runs=runs_table(runs),  # last: by now all that could not be read is noted
         differences=tables.differences_table(runs),
         patterns=seen,
         left=left,

@@ -34,13 +34,15 @@ def markdown(report: Report, folder: str) -> tuple[str, Mapping[str, bytes]]:
     parts = [f"# {plain(report.title)}", plain(states)]
     parts += [f"> **{plain(warning)}**" for warning in report.warnings]
     parts += ["\n".join(f"- **{plain(tile.value)}** {plain(tile.what)}" for tile in report.tiles)]
+    if report.effects.rows:
+        parts += ["## What each choice is worth", table(report.effects)]
+    parts += ["## Runs", table(report.runs)]
+    parts += ["## Loss", *(files.chart(chart, report.palette) for chart in report.lines), OF_CURVES]
+    parts += ["## Speed and memory", *(files.chart(chart, report.palette) for chart in report.bars)]
     if report.table2.rows:
         parts += ["## Table 2: kinds of attention", table(report.table2)]
         parts += ["## At equal bytes, at equal time", table(report.budgets)]
-    parts += ["## Loss", *(files.chart(chart, report.palette) for chart in report.lines), OF_CURVES]
-    parts += ["## Speed and memory", *(files.chart(chart, report.palette) for chart in report.bars)]
     parts += ["## What was run", "\n".join(f"- {name}: {plain(value)}" for name, value in report.facts)]
-    parts += ["## Runs", table(report.runs)]
     if len(report.differences.columns) > 1:
         parts += ["## How their configurations differ", table(report.differences)]
     if report.patterns:

@@ -1,0 +1,90 @@
+"""The table of runs: the best validation first, what tells each run from the others, and what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from src.reporting.compare import best_within, common_budget
+from src.reporting.effects import percent, setting_name, without_empty
+from src.reporting.record import ATTENTION, STATES, Record
+from src.reporting.tables import NONE, Table, duration, memory_gib, plain, volume
+
+MOST_SETTINGS = 6  # that have columns; with more the names of the runs have to do
+Column = tuple[str, list[str], "list[float | None] | None"]  # head, cells, and the figures whose least stands out
+
+
+def runs_table(runs: Sequence[Record]) -> Table:
+    """Rank the runs by their best validation; those without one come last, failed ones first of them."""
+    ranked = sorted(runs, key=lambda run: (math.inf if run.best_val is None else run.best_val, _state_order(run)))
+    columns = [*_setting_columns(ranked), *_figure_columns(ranked)]
+    table = Table(["rank", *(head for head, _, _ in columns)])
+    ranks = [NONE if run.best_val is None else str(number) for number, run in enumerate(ranked, start=1)]
+    table.rows = [[rank, *(cells[i] for _, cells, _ in columns)] for i, rank in enumerate(ranks)]
+    for number, (head, _, figures) in enumerate(columns, start=1):
+        if figures is None:
+            table.words.add(number)
+        elif len(known := [value for value in figures if value is not None]) > 1 and max(known) > min(known):
+            table.best |= {(i, number) for i, value in enumerate(figures) if value == min(known)}
+    table.notes = _notes(ranked)
+    return without_empty(table)
+
+
+def _state_order(run: Record) -> int:
+    order = ("failed", *STATES)
+    return order.index(run.state) if run.state in order else len(order)
+
+
+def _setting_columns(runs: Sequence[Record]) -> list[Column]:
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    varied = [key for key in keys if key != ATTENTION and len({run.settings.get(key) for run in runs}) > 1]
+    found: list[Column] = [("attention", [run.attention for run in runs], None)]
+    if len(varied) <= MOST_SETTINGS:
+        found += [(setting_name(key), [run.settings.get(key, NONE) for run in runs], None) for key in varied]
+    return found
+
+
+def _figure_columns(runs: Sequence[Record]) -> list[Column]:
+    budget = common_budget(runs)
+    columns = [_column(runs, "val", lambda run: run.best_val, 3)]
+    if budget.nbytes is not None and len({run.val[-1].nbytes for run in runs if run.val}) > 1:
+        at_bytes = f"val at {volume(budget.nbytes)}"
+        columns.append(_column(runs, at_bytes, lambda run: best_within(run, nbytes=budget.nbytes), 3))
+    if budget.seconds is not None:
+        at_time = f"val at {duration(budget.seconds)}"
+        columns.append(_column(runs, at_time, lambda run: best_within(run, seconds=budget.seconds), 3))
+    mfu = [run.typical("train/mfu") for run in runs]
+    columns += [
+        _column(runs, "test", lambda run: run.final("test/bits_per_byte"), 3),
+        ("trained for", [NONE if run.seconds is None else duration(run.seconds) for run in runs],
+         [run.seconds if run.state == "finished" else None for run in runs]),
+        _column(runs, "ms a step", lambda run: run.typical("train/step_ms"), 1),
+        _column(runs, "kB/s", lambda run: _thousandth(run.typical("train/tokens_per_second")), 1, least=False),
+        _column(runs, "GiB", memory_gib, 2),
+        ("MFU", [percent(value) for value in mfu], [None if value is None else -value for value in mfu]),
+    ]  # fmt: skip
+    if len({run.step for run in runs}) > 1:
+        columns.append(("steps", [f"{run.step:,}" if run.step else NONE for run in runs], [None] * len(runs)))
+    return [*columns, ("state", [run.state for run in runs], None), ("run", [run.name for run in runs], None)]
+
+
+def _column(
+    runs: Sequence[Record], head: str, figure: Callable[[Record], float | None], digits: int, least: bool = True
+) -> Column:
+    values = [figure(run) for run in runs]
+    better = [None if value is None else value if least else -value for value in values]
+    return head, [plain(value, digits) for value in values], better
+
+
+def _thousandth(value: float | None) -> float | None:
+    return None if value is None else value / 1000
+
+
+def _notes(runs: Sequence[Record]) -> list[str]:
+    notes = []
+    if any(run.val for run in runs):
+        notes.append(
+            "Bits per byte; val: the best validation, and the best one until the fastest run had ended. The best figure of "
+            "each column is marked."
+        )
+    return notes + [f"{run.name}: {told}" for run in runs for told in filter(None, (run.error, *run.notes))]
