@@ -127,11 +127,16 @@ def settings_of(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return [{SHORT.get(key, key): found[key][i] for key in keys if found[key][i]} for i in range(len(configs))]
 
 
+def setting_name(key: str) -> str:
+    """Write a setting's key in words, such as learning rate."""
+    return key.rpartition(".")[2].replace("_", " ")
+
+
 def named(settings: Mapping[str, str], without: Sequence[str] = ()) -> str:
     """Write settings as a short label, such as ``depth 2, bf16``."""
     bare = (ATTENTION, "precision", "experiment", "data")
     words = [
-        value if key in bare else f"{key.rpartition('.')[2].replace('_', ' ')} {value}"
+        value if key in bare else f"{setting_name(key)} {value}"
         for key, value in settings.items()
         if key not in without
     ]

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from src.reporting.compare import SEED, Estimate, best_within, common_budget, estimate, in_order
 from src.reporting.recipe_names import RECIPE, STANDARD
 from src.reporting.record import ATTENTION, Record
-from src.reporting.tables import NONE, Table, memory_gib, plain
+from src.reporting.tables import memory_gib
 
 MOST_VALUES = 8  # of a setting: more of them are a search, and have no pairs
-MINUS = "−"
 Figure = Callable[[Record], "float | None"]
 Pair = tuple[Record, Record]
 
@@ -65,9 +64,10 @@ def setting_of(run: Record, key: str) -> str:
 
 
 def factors(runs: Sequence[Record]) -> dict[str, list[str]]:
-    """Name the settings that differ between runs, without the seed: each with its values, the one to compare with first.
+    """Name the settings that differ between runs, without the seed: each with its values.
 
-    That is dense attention, the paper's recipe, the least number, or what the command line has first.
+    First of them is what the others are compared with: dense attention, the paper's recipe, the least number, or what
+    the command line has first.
     """
     keys = dict.fromkeys([ATTENTION, *(key for run in runs for key in run.settings)])
     found = {key: list(dict.fromkeys(setting_of(run, key) for run in runs)) for key in keys if key != SEED}
@@ -100,11 +100,11 @@ def _effect(runs: Sequence[Record], key: str, value: str, against: str) -> Effec
     budgets = [common_budget(pair) for pair in pairs]
     at_bytes = [[best_within(run, nbytes=b.nbytes) for run in pair] for pair, b in zip(pairs, budgets, strict=True)]
     at_time = [[best_within(run, seconds=b.seconds) for run in pair] for pair, b in zip(pairs, budgets, strict=True)]
-    of_bytes = _difference(at_bytes)
-    return of_bytes and Effect(
-        value, against, tuple(pairs), of_bytes, _difference(at_time),
-        _ratio(pairs, lambda run: run.typical("train/step_ms")), _ratio(pairs, memory_gib),
-    )  # fmt: skip
+    of_bytes, of_time = _difference(at_bytes), _difference(at_time)
+    if of_bytes is None and of_time is None:
+        return None
+    step_ms = _ratio(pairs, lambda run: run.typical("train/step_ms"))
+    return Effect(value, against, tuple(pairs), of_bytes, of_time, step_ms, _ratio(pairs, memory_gib))
 
 
 def paired(runs: Sequence[Record], key: str, value: str, against: str) -> list[Pair]:
@@ -123,123 +123,9 @@ def paired(runs: Sequence[Record], key: str, value: str, against: str) -> list[P
 def _difference(figures: Sequence[Sequence[float | None]]) -> Difference | None:
     known = [mine - other for mine, other in figures if mine is not None and other is not None]
     found = estimate(known)
-    return found and Difference(found, sum(each < 0 for each in known))
+    return None if found is None else Difference(found, sum(each < 0 for each in known))
 
 
 def _ratio(pairs: Sequence[Pair], figure: Figure) -> float | None:
     known = [(mine, other) for a, b in pairs if (mine := figure(a)) and (other := figure(b))]
     return math.exp(statistics.fmean(math.log(mine / other) for mine, other in known)) if known else None
-
-
-def effects_table(runs: Sequence[Record]) -> Table:
-    """Show what each value is worth; without rows where attention alone, or nothing, has pairs."""
-    columns = ["choice", "bits per byte", "at equal bytes", "better in", "at equal time", "better in", "ms a step", "GiB",
-               "MFU"]  # fmt: skip
-    table = Table(columns)
-    found = effects(runs)
-    if set(found) <= {ATTENTION}:
-        return table
-    for key, compared in found.items():
-        table.rows.append([f"{setting_name(key)}: {sentence(compared)}"])
-        table.rows.append(_reference(compared))
-        for effect in compared:
-            if effect.at_bytes and effect.at_bytes.clear and effect.at_bytes.better:
-                table.best.add((len(table.rows), 2))
-            if effect.at_seconds and effect.at_seconds.clear and effect.at_seconds.better:
-                table.best.add((len(table.rows), 4))
-            table.rows.append(_compared(effect))
-    table.notes.append(
-        "Each row against the first of its choice: mean ± standard deviation of the difference in bits per byte of the "
-        "validation split, over pairs of runs that are alike in everything else; below 0 is better, marked where all "
-        "pairs agree. Equal bytes: what both of a pair were trained on. Equal time: when the faster of the two had "
-        "ended. Other columns: means over these runs, and in brackets how many times the first row's."
-    )
-    return without_empty(table)
-
-
-def setting_name(key: str) -> str:
-    """Write a setting's key in words, such as learning rate."""
-    return key.rpartition(".")[2].replace("_", " ")
-
-
-def sentence(compared: Sequence[Effect]) -> str:
-    """Say which value is best at equal bytes and at equal time, with the evidence."""
-    of_bytes = _best([(effect, effect.at_bytes) for effect in compared if effect.at_bytes])
-    of_time = _best([(effect, effect.at_seconds) for effect in compared if effect.at_seconds])
-    told = [(f"at equal {what}", *best) for what, best in (("bytes", of_bytes), ("time", of_time)) if best]
-    if len(told) == 2 and told[0][1] == told[1][1]:
-        (first, name, one), (second, _, other) = told
-        return f"{name} {first} ({one}) and {second} ({other})"
-    return "; ".join(f"{name} {where} ({evidence})" for where, name, evidence in told)
-
-
-def _best(known: Sequence[tuple[Effect, Difference]]) -> tuple[str, str] | None:
-    """Name the best value, and how far ahead it is of the first one; the first one itself of the second best."""
-    if not known:
-        return None
-    effect, least = min(known, key=lambda each: each[1].bits.mean)
-    ahead, pairs = least.bits.mean < 0, least.bits.count
-    count = f"in {least.better if ahead else pairs - least.better} of {pairs} pairs"
-    difference = f"{signed(least.bits.mean)}{f' against {effect.against}' if ahead else f' with {effect.value}'}, "
-    if not least.clear and abs(least.bits.mean) < (least.bits.spread or math.inf):
-        return "no clear difference", f"{difference}{'better' if ahead else 'worse'} {count}"
-    return f"{effect.value if ahead else effect.against} is best", f"{difference}{'better' if ahead else 'worse'} {count}"
-
-
-def _reference(compared: Sequence[Effect]) -> list[str]:
-    runs = list({id(other): other for effect in compared for _, other in effect.pairs}.values())
-    return [compared[0].against, *_mean_cells(runs, None, None, ["", "", "", ""])]
-
-
-def _compared(effect: Effect) -> list[str]:
-    differences = [*_difference_cells(effect.at_bytes), *_difference_cells(effect.at_seconds)]
-    return [effect.value, *_mean_cells([mine for mine, _ in effect.pairs], effect.step_ms, effect.memory, differences)]
-
-
-def _mean_cells(runs: Sequence[Record], step: float | None, memory: float | None, between: list[str]) -> list[str]:
-    def mean(figure: Figure) -> float | None:
-        found = estimate(map(figure, runs))
-        return found.mean if found else None
-
-    share = mean(lambda run: run.typical("train/mfu"))
-    return [
-        plain(mean(lambda run: run.best_val), 3), *between,
-        _with_ratio(mean(lambda run: run.typical("train/step_ms")), 1, step), _with_ratio(mean(memory_gib), 2, memory),
-        percent(share),
-    ]  # fmt: skip
-
-
-def percent(value: float | None) -> str:
-    """Write a share."""
-    return NONE if value is None else f"{100 * value:.1f}%"
-
-
-def _with_ratio(value: float | None, digits: int, ratio: float | None) -> str:
-    return plain(value, digits) + ("" if ratio is None or value is None else f" ({ratio:.2f}×)")
-
-
-def _difference_cells(found: Difference | None) -> list[str]:
-    if found is None:
-        return [NONE, NONE]
-    spread = "" if found.bits.spread is None else f" ± {found.bits.spread:.3f}"
-    return [f"{signed(found.bits.mean)}{spread}", f"{found.better} of {found.bits.count}"]
-
-
-def signed(value: float) -> str:
-    """Write a difference with its sign."""
-    text = f"{abs(value):.3f}"
-    return text if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
-
-
-def without_empty(table: Table) -> Table:
-    """Leave out the columns in which no row has a figure."""
-    wide = [row for row in table.rows if len(row) > 1]
-    kept = [i for i in range(len(table.columns)) if i == 0 or any(row[i] not in ("", NONE) for row in wide)]
-    place = {old: new for new, old in enumerate(kept)}
-    return Table(
-        [table.columns[i] for i in kept],
-        [row if len(row) == 1 else [row[i] for i in kept] for row in table.rows],
-        {place[i] for i in table.words if i in place},
-        {(row, place[i]) for row, i in table.best if i in place},
-        table.notes,
-    )

@@ -10,10 +10,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from src.errors import UserError
-from src.reporting.charts import WIDE, Bars, Lines, Palette
+from src.reporting.charts import FULL, WIDE, Bars, Lines, Palette
 from src.reporting.content import Report
 from src.reporting.draw import OF_CURVES
-from src.reporting.page import CHART_STYLE, drawn
+from src.reporting.page import CHART_STYLE, drawn, in_panels
 from src.reporting.pictures import Left, Picture
 from src.reporting.tables import Table
 from src.system.atomic_files import written_whole
@@ -68,7 +68,7 @@ class Files:
     def chart(self, chart: Lines | Bars, palette: Palette) -> str:
         """Show a chart under its title."""
         name = re.sub(r"\W+", "-", chart.title.lower()) + ".svg"
-        drawing = standalone(drawn(chart, palette, WIDE))
+        drawing = standalone(drawn(chart, palette, FULL if in_panels(chart) else WIDE))
         return f"### {plain(chart.title)}\n\n{self._shown(name, drawing.encode(), chart.title)}"
 
     def picture(self, found: Picture) -> str:

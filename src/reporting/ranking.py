@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from src.reporting.compare import best_within, common_budget
-from src.reporting.effects import percent, setting_name, without_empty
+from src.reporting.compare import best_within, common_budget, setting_name
 from src.reporting.record import ATTENTION, STATES, Record
-from src.reporting.tables import NONE, Table, duration, memory_gib, plain, volume
+from src.reporting.tables import NONE, Table, duration, memory_gib, percent, plain, volume, without_empty
 
 MOST_SETTINGS = 6  # that have columns; with more the names of the runs have to do
 Column = tuple[str, list[str], "list[float | None] | None"]  # head, cells, and the figures whose least stands out
@@ -21,7 +20,7 @@ def runs_table(runs: Sequence[Record]) -> Table:
     table = Table(["rank", *(head for head, _, _ in columns)])
     ranks = [NONE if run.best_val is None else str(number) for number, run in enumerate(ranked, start=1)]
     table.rows = [[rank, *(cells[i] for _, cells, _ in columns)] for i, rank in enumerate(ranks)]
-    for number, (head, _, figures) in enumerate(columns, start=1):
+    for number, (_, _, figures) in enumerate(columns, start=1):
         if figures is None:
             table.words.add(number)
         elif len(known := [value for value in figures if value is not None]) > 1 and max(known) > min(known):
@@ -45,27 +44,42 @@ def _setting_columns(runs: Sequence[Record]) -> list[Column]:
 
 
 def _figure_columns(runs: Sequence[Record]) -> list[Column]:
+    return [*_loss_columns(runs), *_cost_columns(runs), ("state", [run.state for run in runs], None),
+            ("run", [run.name for run in runs], None)]  # fmt: skip
+
+
+def _loss_columns(runs: Sequence[Record]) -> list[Column]:
+    """Give the best validation, what it was at equal bytes where runs had not the same, at equal time, and the test."""
     budget = common_budget(runs)
     columns = [_column(runs, "val", lambda run: run.best_val, 3)]
-    if budget.nbytes is not None and len({run.val[-1].nbytes for run in runs if run.val}) > 1:
+    ends = {run.val[-1].nbytes for run in runs if run.val and run.state == "finished"}
+    if budget.nbytes is not None and len(ends) > 1:
         at_bytes = f"val at {volume(budget.nbytes)}"
         columns.append(_column(runs, at_bytes, lambda run: best_within(run, nbytes=budget.nbytes), 3))
     if budget.seconds is not None:
         at_time = f"val at {duration(budget.seconds)}"
         columns.append(_column(runs, at_time, lambda run: best_within(run, seconds=budget.seconds), 3))
+    return [*columns, _column(runs, "test", lambda run: run.final("test/bits_per_byte"), 3)]
+
+
+def _cost_columns(runs: Sequence[Record]) -> list[Column]:
+    """Give time, speed, memory and use of the device; bytes a second and steps where a step's time does not tell."""
     mfu = [run.typical("train/mfu") for run in runs]
-    columns += [
-        _column(runs, "test", lambda run: run.final("test/bits_per_byte"), 3),
+    columns: list[Column] = [
         ("trained for", [NONE if run.seconds is None else duration(run.seconds) for run in runs],
          [run.seconds if run.state == "finished" else None for run in runs]),
         _column(runs, "ms a step", lambda run: run.typical("train/step_ms"), 1),
-        _column(runs, "kB/s", lambda run: _thousandth(run.typical("train/tokens_per_second")), 1, least=False),
+    ]  # fmt: skip
+    if len({(run.config.get("data.batch_size"), run.config.get("data.context")) for run in runs if run.config}) > 1:
+        speed = _column(runs, "kB/s", lambda run: _thousandth(run.typical("train/tokens_per_second")), 1, least=False)
+        columns.append(speed)
+    columns += [
         _column(runs, "GiB", memory_gib, 2),
         ("MFU", [percent(value) for value in mfu], [None if value is None else -value for value in mfu]),
-    ]  # fmt: skip
+    ]
     if len({run.step for run in runs}) > 1:
         columns.append(("steps", [f"{run.step:,}" if run.step else NONE for run in runs], [None] * len(runs)))
-    return [*columns, ("state", [run.state for run in runs], None), ("run", [run.name for run in runs], None)]
+    return columns
 
 
 def _column(
@@ -84,7 +98,7 @@ def _notes(runs: Sequence[Record]) -> list[str]:
     notes = []
     if any(run.val for run in runs):
         notes.append(
-            "Bits per byte; val: the best validation, and the best one until the fastest run had ended. The best figure of "
+            "Bits per byte; val: the best validation, and the best one until the fastest run had ended. The best of "
             "each column is marked."
         )
     return notes + [f"{run.name}: {told}" for run in runs for told in filter(None, (run.error, *run.notes))]

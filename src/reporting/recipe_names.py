@@ -1,7 +1,7 @@
 """Which recipe of conf/recipe/ a run was composed with, by the keys that the recipe sets.
 
-A run's config.yaml has the keys and not the recipe's name, and an experiment may choose the recipe without a word on the
-command line. So the keys tell, also those of runs from before there was this.
+A run's config.yaml has the keys and not the recipe's name, and an experiment may choose the recipe without a word on
+the command line. So the keys tell, also those of old runs.
 """
 
 from __future__ import annotations

@@ -99,6 +99,20 @@ def differences_table(runs: Sequence[Record]) -> Table:
     return table
 
 
+def without_empty(table: Table) -> Table:
+    """Leave out the columns in which no row has a figure."""
+    wide = [row for row in table.rows if len(row) > 1]
+    kept = [i for i in range(len(table.columns)) if i == 0 or any(row[i] not in ("", NONE) for row in wide)]
+    place = {old: new for new, old in enumerate(kept)}
+    return Table(
+        [table.columns[i] for i in kept],
+        [row if len(row) == 1 else [row[i] for i in kept] for row in table.rows],
+        {place[i] for i in table.words if i in place},
+        {(row, place[i]) for row, i in table.best if i in place},
+        table.notes,
+    )
+
+
 def comparable_notes(runs: Sequence[Record]) -> list[str]:
     """State for each data set whether its figures may stand beside the paper's, and why not."""
     notes = []
@@ -141,6 +155,11 @@ def number(value: Estimate | None, digits: int) -> str:
 def plain(value: float | None, digits: int) -> str:
     """Write a figure."""
     return NONE if value is None else f"{value:,.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """Write a share."""
+    return NONE if value is None else f"{100 * value:.1f}%"
 
 
 def times(value: float | None) -> str:
