@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 from src.reporting.compare import estimate, setting_name
@@ -16,8 +15,9 @@ COLUMNS = ("choice", "bits per byte", "at equal bytes", "better in", "at equal t
 EXPLAINED = (
     "Each row against the first of its choice: mean ± standard deviation of the difference in bits per byte of the "
     "validation split, over pairs of runs that are alike in everything else; below 0 is better, marked where all pairs "
-    "agree. Equal bytes: what both of a pair were trained on. Equal time: when the faster of the two had ended. Other "
-    "columns: means over these runs, and in brackets how many times the first row's."
+    "agree. Equal bytes: what both of a pair were trained on. Equal time: when the faster of the two had ended; "
+    "a pair whose slower run was not validated until then does not count. Other columns: means over these runs, and in "
+    "brackets how many times the first row's."
 )
 Figure = Callable[[Record], float | None]
 
@@ -59,7 +59,7 @@ def _best(known: Sequence[tuple[Effect, Difference]]) -> tuple[str, str] | None:
     count = f"in {least.better if ahead else pairs - least.better} of {pairs} pairs"
     difference = f"{signed(least.bits.mean)}{f' against {effect.against}' if ahead else f' with {effect.value}'}, "
     evidence = f"{difference}{'better' if ahead else 'worse'} {count}"
-    if not least.clear and abs(least.bits.mean) < (least.bits.spread or math.inf):
+    if not least.clear and abs(least.bits.mean) < (least.bits.spread or 0.0):
         return "no clear difference", f"{effect.value} {evidence}" if ahead else evidence
     return f"{effect.value if ahead else effect.against} is best", evidence
 

@@ -166,11 +166,8 @@ def tiles(groups: Sequence[Group]) -> list[Tile]:
         ("best bits per byte, test", lambda row: row.test),
     ]
     if budget.seconds is not None and len(rows) > 1:
-        when = (
-            f"best bits per byte, validation, after {tables.duration(budget.seconds)}, when the fastest run had ended"
-        )
-        at_time = lambda row: estimate(best_within(run, seconds=budget.seconds) for run in row.runs)  # noqa: E731
-        figures.append((when, at_time))
+        when = f"best bits per byte, validation, after the {tables.duration(budget.seconds)} of the fastest run"
+        figures.append((when, lambda row: estimate(best_within(run, seconds=budget.seconds) for run in row.runs)))
     found = []
     for what, of in figures:
         known = [(value.mean, group, row) for group, row in rows if (value := of(row)) is not None]

@@ -37,7 +37,9 @@ def _state_order(run: Record) -> int:
 def _setting_columns(runs: Sequence[Record]) -> list[Column]:
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     varied = [key for key in keys if key != ATTENTION and len({run.settings.get(key) for run in runs}) > 1]
-    found: list[Column] = [("attention", [run.attention for run in runs], None)]
+    found: list[Column] = []
+    if not varied or len({run.attention for run in runs}) > 1:
+        found.append(("attention", [run.attention for run in runs], None))
     if len(varied) <= MOST_SETTINGS:
         found += [(setting_name(key), [run.settings.get(key, NONE) for run in runs], None) for key in varied]
     return found
@@ -98,7 +100,7 @@ def _notes(runs: Sequence[Record]) -> list[str]:
     notes = []
     if any(run.val for run in runs):
         notes.append(
-            "Bits per byte; val: the best validation, and the best one until the fastest run had ended. The best of "
-            "each column is marked."
+            "Bits per byte; val: the best validation, and the best one until the fastest run had ended (none where the "
+            "first validation came later). The best of each column is marked."
         )
     return notes + [f"{run.name}: {told}" for run in runs for told in filter(None, (run.error, *run.notes))]
