@@ -1,6 +1,7 @@
 """Charts as SVG, written by hand: light and dark by the reader's own setting, text at its true size on any screen.
 
-Colour tells the attention, the dashes of a line tell the other settings. Each chart is drawn for a width in CSS pixels.
+Colour tells the attention, the dashes of a line another setting, and panels side by side the rest. Each chart is drawn
+for a width in CSS pixels.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from dataclasses import dataclass, field
 
 from src.reporting.axes import Axis, axis, window
 
-WIDE, NARROW = 520, 350  # pixels: a column of a desktop page, a phone
+FULL, WIDE, NARROW = 1084, 520, 350  # pixels: a desktop page, a column of it, a phone
+PANEL = 255  # pixels of a panel at least, where there are several
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "12 4", "4 2", "1 4", "6 2 1 2 1 2")
 HUES = ("dense", "fixed", "strided")
 OTHER_HUES = 5
 LINE, BAR = 19, 22  # pixels of a line of the legend, of a bar
 CHARACTER = 6.4  # pixels, about, of a letter at 12 pixels
 LEFT, RIGHT, TOP, BELOW = 46, 12, 10, 42
+HEADING = 16  # pixels of a panel's heading
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class Curve:
         hue: what the colour tells.
         style: what the dashes tell.
         points: x and y.
+        panel: heading of the panel that it is in; all panels have the same axes.
     """
 
     name: str
     hue: str
     style: str
     points: tuple[tuple[float, float], ...]
+    panel: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,14 @@ class Lines:
     y: str
     curves: tuple[Curve, ...]
     skipped: float = 0.0
+
+    @property
+    def panels(self) -> dict[str, list[Curve]]:
+        """The curves of each panel, by its heading."""
+        found: dict[str, list[Curve]] = {}
+        for curve in self.curves:
+            found.setdefault(curve.panel, []).append(curve)
+        return found
 
 
 @dataclass(frozen=True)
@@ -90,22 +103,71 @@ class Palette:
         self.dashes = {style: DASHES[i] for i, style in enumerate(few)}
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Where a panel is and what its axes are; in pixels.
+
+    Args:
+        across: the axis to the right.
+        up: the axis upward.
+        width: of the panel.
+        top: of the plot, below the panel's heading.
+        bottom: of the plot.
+    """
+
+    across: Axis
+    up: Axis
+    width: float
+    top: float
+    bottom: float
+
+    @property
+    def right(self) -> float:
+        """The end of the plot."""
+        return self.width - RIGHT
+
+
 def lines_svg(chart: Lines, palette: Palette, width: int) -> str:
-    """Draw lines with axes, and a legend below that hides nothing."""
+    """Draw lines with axes, in as many panels as the chart has, and a legend below that hides nothing."""
+    panels = chart.panels
+    columns = _columns(len(panels), width)
+    each = width / columns
     xs = [x for curve in chart.curves for x, _ in curve.points]
-    across = axis(min(0.0, *xs), max(xs), about=4 if width < WIDE else 6)
+    across = axis(min(0.0, *xs), max(xs), about=6 if each >= WIDE else 4)
     up = axis(*window([[y for _, y in curve.points] for curve in chart.curves], chart.skipped), about=5)
-    right, bottom = width - RIGHT, TOP + round(width * 0.56)
-    legend, rows = _legend(chart.curves, palette, width, bottom + BELOW + 6)
-    parts = [_grid(across, up, right, bottom), _axis_names(chart, right, bottom)]
-    box = f"{LEFT} {TOP} {right - LEFT} {bottom - TOP}"  # an inner drawing cuts off what is above the axis
-    place = f'x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}"'
+    top = TOP + (HEADING if len(panels) > 1 else 0)
+    frame = Frame(across, up, each, top, top + round(each * 0.56))
+    high = frame.bottom + BELOW + 6
+    parts = []
+    for number, (heading, curves) in enumerate(panels.items()):
+        x, y = number % columns * each, number // columns * high
+        parts.append(f'<g transform="translate({x:.0f} {y:.0f})">{_panel(heading, curves, chart, palette, frame)}</g>')
+    below = -(-len(panels) // columns) * high
+    legend, rows = _legend(chart.curves, palette, width, below)
+    return svg(width, round(below - 2 + rows * LINE), chart.title, "".join(parts) + legend)
+
+
+def _columns(panels: int, width: int) -> int:
+    """So many panels go side by side; each row has as many as the others where that is possible."""
+    most = max(1, min(panels, width // PANEL))
+    return -(-panels // -(-panels // most))
+
+
+def _panel(heading: str, curves: Sequence[Curve], chart: Lines, palette: Palette, frame: Frame) -> str:
+    left, right, top, bottom = LEFT, frame.right, frame.top, frame.bottom
+    parts = [_grid(frame), _axis_names(chart, frame)]
+    if heading:
+        parts.append(f'<text class="heading" x="{left}" y="{top - 9}">{_fit(heading, right - left)}</text>')
+    box = f"{left} {top} {right - left:.0f} {bottom - top}"  # an inner drawing cuts off what is above the axis
+    place = f'x="{left}" y="{top}" width="{right - left:.0f}" height="{bottom - top}"'
     parts.append(f'<svg {place} viewBox="{box}" overflow="hidden">')
-    for curve in chart.curves:
-        at = [(LEFT + across.place(x) * (right - LEFT), bottom - up.place(y) * (bottom - TOP)) for x, y in curve.points]
-        parts.append(_line(curve, at, palette))
-    parts += ["</svg>", legend]
-    return svg(width, bottom + BELOW + rows * LINE + 4, chart.title, "".join(parts))
+    for curve in curves:
+        points = [
+            (left + frame.across.place(x) * (right - left), bottom - frame.up.place(y) * (bottom - top))
+            for x, y in curve.points
+        ]
+        parts.append(_line(curve, points, palette))
+    return "".join(parts) + "</svg>"
 
 
 def bars_svg(chart: Bars, palette: Palette, width: int) -> str:
@@ -141,11 +203,11 @@ def svg(width: int, height: int, title: str, content: str) -> str:
     )
 
 
-def _grid(across: Axis, up: Axis, right: float, bottom: float) -> str:
-    parts = []
+def _grid(frame: Frame) -> str:
+    across, up, right, bottom, parts = frame.across, frame.up, frame.right, frame.bottom, []
     for tick in up.ticks:
-        y = bottom - up.place(tick) * (bottom - TOP)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        y = bottom - up.place(tick) * (bottom - frame.top)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{right:.0f}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="number" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{up.text(tick)}</text>')
     for tick in across.ticks:
         x = LEFT + across.place(tick) * (right - LEFT)
@@ -154,14 +216,14 @@ def _grid(across: Axis, up: Axis, right: float, bottom: float) -> str:
         parts.append(
             f'<text class="number" x="{x:.1f}" y="{bottom + 17}" text-anchor="{anchor}">{across.text(tick)}</text>'
         )
-    return "".join(parts) + f'<line class="tick" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
+    return "".join(parts) + f'<line class="tick" x1="{LEFT}" x2="{right:.0f}" y1="{bottom}" y2="{bottom}"/>'
 
 
-def _axis_names(chart: Lines, right: float, bottom: float) -> str:
-    across, upward = (LEFT + right) / 2, (TOP + bottom) / 2
+def _axis_names(chart: Lines, frame: Frame) -> str:
+    across, upward = (LEFT + frame.right) / 2, (frame.top + frame.bottom) / 2
     name = '<text class="muted" text-anchor="middle"'
     return (
-        f'{name} x="{across:.0f}" y="{bottom + 34}">{_text(chart.x)}</text>'
+        f'{name} x="{across:.0f}" y="{frame.bottom + 34}">{_text(chart.x)}</text>'
         f'{name} transform="translate(11 {upward:.0f}) rotate(-90)">{_text(chart.y)}</text>'
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src.reporting.paper import Published, published
+from src.reporting.recipe_names import RECIPE, by_recipe
 from src.reporting.record import ATTENTION, Point, Record
 
 SEED = "seed"
@@ -114,22 +115,28 @@ def shown(value: Any) -> str:
 def settings_of(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Tell runs that no sweep describes from each other by their configurations: a table of key and value for each.
 
-    The width of the position matrix is left out where it is just the stride.
+    A recipe stands for the keys that it explains. The width of the position matrix is left out where it is just the
+    stride.
     """
-    found = differing(configs)
+    found = by_recipe(configs, differing(configs))
     rows, strides = found.get("model.row"), found.get("attention.stride")
     if rows is not None and rows == strides:
         del found["model.row"]
-    first = [key for key in SHORT if key in found]
+    first = [key for key in (*SHORT, RECIPE) if key in found]
     keys = [*first, *(key for key in found if key not in first)]
     return [{SHORT.get(key, key): found[key][i] for key in keys if found[key][i]} for i in range(len(configs))]
+
+
+def setting_name(key: str) -> str:
+    """Write a setting's key in words, such as learning rate."""
+    return key.rpartition(".")[2].replace("_", " ")
 
 
 def named(settings: Mapping[str, str], without: Sequence[str] = ()) -> str:
     """Write settings as a short label, such as ``depth 2, bf16``."""
     bare = (ATTENTION, "precision", "experiment", "data")
     words = [
-        value if key in bare else f"{key.rpartition('.')[2].replace('_', ' ')} {value}"
+        value if key in bare else f"{setting_name(key)} {value}"
         for key, value in settings.items()
         if key not in without
     ]

@@ -5,19 +5,22 @@ from __future__ import annotations
 import datetime
 import math
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from src.reporting import draw, tables
 from src.reporting.charts import Bars, Lines, Palette
-from src.reporting.compare import Group, Row, grouped, named
+from src.reporting.choices import effects_table
+from src.reporting.compare import Estimate, Group, Row, best_within, common_budget, estimate, grouped, named
 from src.reporting.load import Loaded
 from src.reporting.paper import TABLE2
 from src.reporting.pictures import RUNS, Left, Picture, left_by, patterns
+from src.reporting.ranking import runs_table
 from src.reporting.record import Record
 
 GROUPS = 12  # that the tables of kinds of attention have
+FAILURES = 3  # that are told at the top
 COMMIT = 10  # characters of a git commit
 
 
@@ -40,6 +43,7 @@ class Report:
         facts: name and value.
         warnings: what limits the figures: partial data, runs that are not finished.
         tiles: the figures to know first.
+        effects: what each choice is worth.
         table2: the paper's table beside ours.
         budgets: validation at equal bytes and time.
         lines: charts of losses.
@@ -58,6 +62,7 @@ class Report:
     facts: list[tuple[str, str]]
     warnings: list[str]
     tiles: list[Tile]
+    effects: tables.Table
     table2: tables.Table
     budgets: tables.Table
     lines: list[Lines]
@@ -83,12 +88,13 @@ def report(loaded: Loaded) -> Report:
         facts=facts(loaded),
         warnings=warnings(runs),
         tiles=tiles(groups),
+        effects=effects_table(runs),
         table2=tables.table2(groups, hidden),
         budgets=tables.budgets_table(groups, hidden),
         lines=draw.line_charts(runs),
         bars=draw.bar_charts(groups),
         palette=draw.palette(runs),
-        runs=tables.runs_table(runs),  # last: by now all that could not be read is noted
+        runs=runs_table(runs),  # last: by now all that could not be read is noted
         differences=tables.differences_table(runs),
         patterns=seen,
         left=left,
@@ -144,23 +150,46 @@ def warnings(runs: Sequence[Record]) -> list[str]:
     if unfinished:
         states = ", ".join(f"{count} {state}" for state, count in unfinished)
         found.append(f"Not all runs are finished ({states}): theirs are the figures so far.")
+    failed = [f"{run.name}: {run.error}" for run in runs if run.state == "failed" and run.error]
+    if failed:
+        more = f"; and {len(failed) - FAILURES} more, see the table of runs" if len(failed) > FAILURES else ""
+        found.append(f"Failed: {'; '.join(failed[:FAILURES])}{more}.")
     return found
 
 
 def tiles(groups: Sequence[Group]) -> list[Tile]:
-    """Choose the figures to know first: the best run, and how much faster than dense."""
+    """Choose the figures to know first: the best runs and what they cost, and how much faster than dense."""
     rows = [(group, row) for group in groups for row in group.rows]
+    budget = common_budget([run for _, row in rows for run in row.runs])
+    figures: list[tuple[str, Callable[[Row], Estimate | None]]] = [
+        ("best bits per byte, validation", lambda row: row.val),
+        ("best bits per byte, test", lambda row: row.test),
+    ]
+    if budget.seconds is not None and len(rows) > 1:
+        when = f"best bits per byte, validation, after the {tables.duration(budget.seconds)} of the fastest run"
+        figures.append((when, lambda row: estimate(best_within(run, seconds=budget.seconds) for run in row.runs)))
     found = []
-    for what, name in (("test", "bits per byte, test"), ("val", "bits per byte, validation")):
-        known = [(estimate.mean, group, row) for group, row in rows if (estimate := getattr(row, what)) is not None]
+    for what, of in figures:
+        known = [(value.mean, group, row) for group, row in rows if (value := of(row)) is not None]
         if known:
             best, group, row = min(known, key=lambda each: each[0])
-            found.append(Tile(f"{best:.3f}", f"best {name}: {_which(group, row)}"))
+            found.append(Tile(f"{best:.3f}", f"{what}: {_which(group, row)}{_cost(row)}"))
     sparse = [(row.times_dense, group, row) for group, row in rows if row.times_dense and row.attention != "dense"]
     if sparse:
         most, group, row = max(sparse, key=lambda each: each[0])
         found.append(Tile(tables.times(most), f"of dense attention's speed: {_which(group, row)}"))
     return found
+
+
+def _cost(row: Row) -> str:
+    """Say what a row's figures cost: time, memory, use of the device; empty where nothing is known."""
+    figures = [
+        (row.step_ms, "{:,.1f} ms a step"),
+        (estimate(map(tables.memory_gib, row.runs)), "{:,.1f} GiB"),
+        (estimate(run.typical("train/mfu") for run in row.runs), "{:.0%} MFU"),
+    ]
+    words = [shape.format(value.mean) for value, shape in figures if value is not None]
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _which(group: Group, row: Row) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from src.reporting.axes import unit_of_bytes, unit_of_seconds
 from src.reporting.charts import OTHER_HUES, Bars, Curve, Lines, Palette
 from src.reporting.compare import SEED, Group, estimate, in_order, named, thinned
+from src.reporting.recipe_names import RECIPE
 from src.reporting.record import ATTENTION, Point, Record
 from src.reporting.tables import memory_gib
 
 MOST_POINTS = 40  # of a training curve: neighbours are averaged, or a dozen curves would hide each other
 MOST_VALIDATIONS = 200  # the same of validations, which are not noisy
+MOST_DASHES = 4  # values of a setting that dashes tell beside panels
+MOST_PANELS = 8
 FIRST = 0.1  # share of a training curve that may lie above the chart
 FIRST_VALIDATIONS = 0.2  # the same of validations
 OF_CURVES = (
@@ -20,31 +24,55 @@ OF_CURVES = (
 )
 
 
-def hue_key(runs: Sequence[Record]) -> str:
-    """Name the setting that colours tell: the attention, or where all have the same the first that has a few values."""
-    if len({run.attention for run in runs}) > 1:
-        return ATTENTION
+@dataclass(frozen=True)
+class Look:
+    """Which settings the colours, the dashes and the panels of charts tell; seeds look alike.
+
+    Args:
+        hue: the attention, or where all have the same the first setting that has a few values.
+        panel: those that are told by the panels, side by side.
+    """
+
+    hue: str
+    panel: tuple[str, ...] = ()
+
+    def hue_of(self, run: Record) -> str:
+        """What a run's colour tells."""
+        return run.attention if self.hue == ATTENTION else named({self.hue: run.settings.get(self.hue, "?")})
+
+    def style_of(self, run: Record) -> str:
+        """What a run's dashes tell: what neither its colour nor its panel does."""
+        return named(run.settings, without=(ATTENTION, SEED, self.hue, *self.panel))
+
+    def panel_of(self, run: Record) -> str:
+        """What a run's panel tells."""
+        return named({key: run.settings[key] for key in self.panel if key in run.settings})
+
+
+def look(runs: Sequence[Record]) -> Look:
+    """Choose what colours, dashes and panels tell.
+
+    Where the colour leaves several settings to tell, the dashes tell one of them, the recipe if it is there, and the
+    others have panels.
+    """
     varied = dict.fromkeys(key for run in runs for key in run.settings if key not in (ATTENTION, SEED))
     values = {key: len({run.settings.get(key) for run in runs}) for key in varied}
-    return next((key for key, count in values.items() if 1 < count <= OTHER_HUES), ATTENTION)
-
-
-def hue(run: Record, key: str) -> str:
-    """What a run's colour tells."""
-    return run.attention if key == ATTENTION else named({key: run.settings.get(key, "?")})
-
-
-def style(run: Record, key: str) -> str:
-    """What a run's dashes tell: the settings that its colour does not, seeds left out."""
-    return named(run.settings, without=(ATTENTION, SEED, key))
+    several = {key: count for key, count in values.items() if count > 1}
+    hue = ATTENTION
+    if len({run.attention for run in runs}) == 1:
+        hue = next((key for key, count in several.items() if count <= OTHER_HUES), ATTENTION)
+    left = sorted((key for key in several if key != hue), key=lambda key: key != RECIPE)
+    dashes = next((key for key in left if several[key] <= MOST_DASHES), None)
+    panel = Look(hue, tuple(key for key in several if key not in (hue, dashes)))
+    return panel if 1 < len(set(map(panel.panel_of, runs))) <= MOST_PANELS and dashes else Look(hue)
 
 
 def palette(runs: Sequence[Record]) -> Palette:
     """Choose colours and dashes for a report."""
-    key = hue_key(runs)
-    hues = sorted(dict.fromkeys(hue(run, key) for run in runs), key=in_order) if key == ATTENTION else None
+    its = look(runs)
+    hues = list(dict.fromkeys(map(its.hue_of, runs)))
     return Palette(
-        hues or list(dict.fromkeys(hue(r, key) for r in runs)), list(dict.fromkeys(style(r, key) for r in runs))
+        sorted(hues, key=in_order) if its.hue == ATTENTION else hues, list(dict.fromkeys(map(its.style_of, runs)))
     )
 
 
@@ -86,11 +114,11 @@ def _lines(
     place: Callable[[Point], float | None],
     skipped: float,
 ) -> Lines:
-    key, curves = hue_key(runs), []
+    its, curves = look(runs), []
     for run in runs:
         at = tuple((where, p.bits) for p in points(run) if (where := place(p)) is not None)
         if at:
-            curves.append(Curve(run.name, hue(run, key), style(run, key), at))
+            curves.append(Curve(run.name, its.hue_of(run), its.style_of(run), at, its.panel_of(run)))
     return Lines(title, x, "bits per byte", tuple(curves), skipped)
 
 

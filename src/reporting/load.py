@@ -15,7 +15,7 @@ import yaml
 
 from src.errors import UserError
 from src.reporting.compare import SHORT, settings_of
-from src.reporting.record import Point, Record
+from src.reporting.record import Point, Record, flat
 from src.runs import lock
 from src.sweep.view import number
 
@@ -142,17 +142,6 @@ def _read(run: Record, name: str, parse: Any) -> dict[str, Any]:
         run.notes.append(f"{name} cannot be read ({str(error).splitlines()[0] if str(error) else 'it is empty'})")
         return {}
     return content
-
-
-def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested tables into one whose keys have dots, as the command line writes them."""
-    found: dict[str, Any] = {}
-    for name, value in content.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
 
 
 def _read_metrics(run: Record) -> None:

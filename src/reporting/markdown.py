@@ -10,10 +10,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from src.errors import UserError
-from src.reporting.charts import WIDE, Bars, Lines, Palette
+from src.reporting.charts import FULL, WIDE, Bars, Lines, Palette
 from src.reporting.content import Report
 from src.reporting.draw import OF_CURVES
-from src.reporting.page import CHART_STYLE, drawn
+from src.reporting.page import CHART_STYLE, drawn, in_panels
 from src.reporting.pictures import Left, Picture
 from src.reporting.tables import Table
 from src.system.atomic_files import written_whole
@@ -34,13 +34,15 @@ def markdown(report: Report, folder: str) -> tuple[str, Mapping[str, bytes]]:
     parts = [f"# {plain(report.title)}", plain(states)]
     parts += [f"> **{plain(warning)}**" for warning in report.warnings]
     parts += ["\n".join(f"- **{plain(tile.value)}** {plain(tile.what)}" for tile in report.tiles)]
+    if report.effects.rows:
+        parts += ["## What each choice is worth", table(report.effects)]
+    parts += ["## Runs", table(report.runs)]
+    parts += ["## Loss", *(files.chart(chart, report.palette) for chart in report.lines), OF_CURVES]
+    parts += ["## Speed and memory", *(files.chart(chart, report.palette) for chart in report.bars)]
     if report.table2.rows:
         parts += ["## Table 2: kinds of attention", table(report.table2)]
         parts += ["## At equal bytes, at equal time", table(report.budgets)]
-    parts += ["## Loss", *(files.chart(chart, report.palette) for chart in report.lines), OF_CURVES]
-    parts += ["## Speed and memory", *(files.chart(chart, report.palette) for chart in report.bars)]
     parts += ["## What was run", "\n".join(f"- {name}: {plain(value)}" for name, value in report.facts)]
-    parts += ["## Runs", table(report.runs)]
     if len(report.differences.columns) > 1:
         parts += ["## How their configurations differ", table(report.differences)]
     if report.patterns:
@@ -66,7 +68,7 @@ class Files:
     def chart(self, chart: Lines | Bars, palette: Palette) -> str:
         """Show a chart under its title."""
         name = re.sub(r"\W+", "-", chart.title.lower()) + ".svg"
-        drawing = standalone(drawn(chart, palette, WIDE))
+        drawing = standalone(drawn(chart, palette, FULL if in_panels(chart) else WIDE))
         return f"### {plain(chart.title)}\n\n{self._shown(name, drawing.encode(), chart.title)}"
 
     def picture(self, found: Picture) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from src.reporting.charts import NARROW, WIDE, Bars, Lines, Palette, bars_svg, lines_svg
+from src.reporting.charts import FULL, NARROW, WIDE, Bars, Lines, Palette, bars_svg, lines_svg
 from src.reporting.content import Report
 from src.reporting.draw import OF_CURVES
 
@@ -31,8 +31,16 @@ def page(report: Report) -> str:
 
 
 def both(chart: Lines | Bars, palette: Palette) -> list[tuple[str, Markup]]:
-    """Draw a chart for a phone and for a desktop; the style sheet shows the one that fits."""
-    return [("narrow", Markup(drawn(chart, palette, NARROW))), ("wide", Markup(drawn(chart, palette, WIDE)))]
+    """Draw a chart for a phone and a desktop, one of panels for a whole page too; the style sheet shows what fits."""
+    widths = {"narrow": NARROW, "wide": WIDE}
+    if in_panels(chart):
+        widths = {"narrow": NARROW, "middle": WIDE, "full": FULL}
+    return [(name, Markup(drawn(chart, palette, width))) for name, width in widths.items()]
+
+
+def in_panels(chart: Lines | Bars) -> bool:
+    """Say whether a chart has the width of the page."""
+    return isinstance(chart, Lines) and len(chart.panels) > 1
 
 
 def drawn(chart: Lines | Bars, palette: Palette, width: int) -> str:

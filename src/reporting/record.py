@@ -119,3 +119,14 @@ class Record:
             return found
         logged = self.logged.get(name)
         return statistics.median(value for _, value in logged) if logged else None
+
+
+def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested tables into one whose keys have dots, as the command line writes them."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found

@@ -16,9 +16,10 @@ from src.reporting.markdown import Files, plain, table
 from src.reporting.paper import TABLE2, TITLES
 from src.reporting.peers import described as peer_note
 from src.reporting.peers import is_peer
+from src.reporting.ranking import runs_table
 from src.reporting.record import Record
 from src.reporting.study import KINDS, Study, studies
-from src.reporting.tables import NONE, Table, comparable_notes, duration, number, runs_table, times, volume
+from src.reporting.tables import NONE, Table, comparable_notes, duration, number, times, volume
 from src.reporting.tuning import RATE
 
 NOT_RUN = "not yet run"

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from src.reporting.compare import Estimate, Group, Row, differing, named
 from src.reporting.paper import TITLES, why_not_comparable
+from src.reporting.recipe_names import RECIPE, by_recipe, explained
 from src.reporting.record import STATES, Record
 
 NONE = "–"
@@ -79,29 +80,37 @@ def budgets_table(groups: Sequence[Group], hidden: int = 0) -> Table:
     return table
 
 
-def runs_table(runs: Sequence[Record]) -> Table:
-    """Every run with its state and what it has."""
-    columns = ["run", "state", "step", "train", "val", "test", "kB/s", "GiB", "trained for"]
-    table = Table(columns, words={1})
-    for run in runs:
-        speed, memory = run.typical("train/tokens_per_second"), memory_gib(run)
-        train = run.train[-1].bits if run.train else None
-        table.rows.append([
-            run.name, run.state, _steps(run), plain(train, 3), plain(run.best_val, 3),
-            plain(run.final("test/bits_per_byte"), 3), plain(None if speed is None else speed / 1000, 1),
-            plain(memory, 2), NONE if run.seconds is None else duration(run.seconds),
-        ])  # fmt: skip
-    table.notes += [f"{run.name}: {told}" for run in runs for told in filter(None, (run.error, *run.notes))]
-    return table
-
-
 def differences_table(runs: Sequence[Record]) -> Table:
-    """The keys of the configuration that are not the same in all runs; runs that have none are left out."""
+    """The keys of the configuration that are not the same in all runs; runs that have none are left out.
+
+    The name of a recipe stands for its keys, which a note lists.
+    """
     runs = [run for run in runs if run.config]
-    found = differing([run.config for run in runs])
+    configs = [run.config for run in runs]
+    every = differing(configs)
+    found = by_recipe(configs, every)
     table = Table(["run", *found], words=set(range(1, len(found) + 1)))
     table.rows = [[run.name, *(values[i] for values in found.values())] for i, run in enumerate(runs)]
+    if RECIPE in found:
+        keys = explained(found[RECIPE], every)
+        for name in dict.fromkeys(found[RECIPE]):
+            words = (f"{key} {values[name]}" for key, values in keys.items())
+            table.notes.append(f"{RECIPE} {name}: {', '.join(words)}.")
     return table
+
+
+def without_empty(table: Table) -> Table:
+    """Leave out the columns in which no row has a figure."""
+    wide = [row for row in table.rows if len(row) > 1]
+    kept = [i for i in range(len(table.columns)) if i == 0 or any(row[i] not in ("", NONE) for row in wide)]
+    place = {old: new for new, old in enumerate(kept)}
+    return Table(
+        [table.columns[i] for i in kept],
+        [row if len(row) == 1 else [row[i] for i in kept] for row in table.rows],
+        {place[i] for i in table.words if i in place},
+        {(row, place[i]) for row, i in table.best if i in place},
+        table.notes,
+    )
 
 
 def comparable_notes(runs: Sequence[Record]) -> list[str]:
@@ -146,6 +155,11 @@ def number(value: Estimate | None, digits: int) -> str:
 def plain(value: float | None, digits: int) -> str:
     """Write a figure."""
     return NONE if value is None else f"{value:,.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """Write a share."""
+    return NONE if value is None else f"{100 * value:.1f}%"
 
 
 def times(value: float | None) -> str:

@@ -103,3 +103,19 @@ def every_state(folder: Path) -> Path:
         entry(4, "a-fixed-4", "waiting", {"attention": "fixed", "model.depth": "4"}, run=None),
     ]  # fmt: skip
     return sweep(folder, jobs)
+
+
+def four_settings(folder: Path) -> Path:
+    """A sweep of sixteen finished jobs: two kinds of attention, depths, precisions and recipes."""
+    jobs = []
+    for number in range(16):
+        pattern, depth, precision, recipe = (
+            values[number >> i & 1]
+            for i, values in enumerate((("dense", "fixed"), (12, 30), ("bf16", "fp16"), ("modern", "paper")))
+        )
+        name, bits = f"enwik8-{pattern}-d{depth}-{precision}-recipe{recipe}", 4.0 + (recipe == "paper")
+        content = config(pattern, depth, precision={"name": precision})
+        run(folder / name, content, [(10, 1.0, bits + 1), (20, 2.0, bits)], 100.0 * depth, test=bits + 0.1)
+        settings = {"attention": pattern, "model.depth": str(depth), "precision": precision, "recipe": recipe}
+        jobs.append(entry(number, name, "finished", settings))
+    return sweep(folder, jobs)

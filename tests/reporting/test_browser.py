@@ -6,7 +6,7 @@ from src.reporting.content import report
 from src.reporting.load import load
 from src.reporting.page import page
 from tests.browser import CHROMIUM, visit
-from tests.reporting.made import every_state
+from tests.reporting.made import every_state, four_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")]
 
@@ -30,3 +30,14 @@ def test_it_fits_and_asks_for_nothing(file, width, dark):
     assert seen.said == seen.asked == seen.failed == []
     assert {"Table 2: kinds of attention", "Loss", "Speed and memory", "Runs"} <= set(seen.shown)
     assert seen.picture.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("width", "shown"), [(320, "narrow"), (768, "middle"), (1280, "full")])
+def test_panels_fit_and_one_drawing_of_each_is_shown(tmp_path, width, shown):
+    file = tmp_path / "report.html"
+    file.write_text(page(report(load([four_settings(tmp_path / "s")]))))
+    seen = visit(file, width)
+    assert seen.wide == width
+    assert seen.said == []
+    assert file.read_text().count(f'<div class="{shown}"') >= 4
+    assert {"What each choice is worth", "Runs"} <= set(seen.shown)

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from src.reporting.compare import best_within, common_budget, differing, estimate, grouped, named, settings_of, thinned
-from src.reporting.load import flat
 from src.reporting.paper import why_not_comparable
-from src.reporting.record import Point, Record
+from src.reporting.record import Point, Record, flat
 from tests.reporting.made import LABEL, config
 
 

@@ -10,7 +10,7 @@ from src.reporting.content import report, tiles
 from src.reporting.load import load
 from src.reporting.markdown import markdown, plain
 from src.reporting.page import page
-from tests.reporting.made import config, entry, every_state, run, sample, sweep
+from tests.reporting.made import config, entry, every_state, four_settings, run, sample, sweep
 
 SCRIPT = "<script>alert(1)</script>"
 LOADS = {"src", "href", "srcset", "data", "action", "poster", "background", "xlink:href"}
@@ -104,7 +104,8 @@ def test_markdown_has_the_same_tables_and_its_pictures_as_files(tmp_path):
     assert named == set(files)
     assert {name.rpartition(".")[2] for name in files} == {"svg", "webp"}
     assert b"<style>" in files["speed.svg"]
-    assert len(re.findall(r"^\| a-", text, re.M)) == 8  # five runs, and again the three that have a configuration
+    assert len(re.findall(r"\| a-[^|]* \|$", text, re.M)) == 5  # runs
+    assert len(re.findall(r"^\| a-", text, re.M)) == 3  # those that have a configuration
 
 
 def test_plain():
@@ -146,6 +147,23 @@ def test_a_search_shows_its_best_trials(tmp_path):
     assert len(found.runs.rows) == 20
     assert found.palette.dashes == {}  # twenty kinds of dashes tell nothing
     assert "stroke-dasharray" not in page(found)
+
+
+def test_four_settings_in_one_sweep_are_told_apart(tmp_path):
+    found = report(load([four_settings(tmp_path / "s")]))
+    assert any("recipe: modern is best at equal bytes (−1.000 against paper" in row[0] for row in found.effects.rows)
+    assert found.runs.columns[:5] == ["rank", "attention", "depth", "precision", "recipe"]
+    assert found.tiles[0].what.startswith(
+        "best bits per byte, validation: dense, depth 12, bf16, recipe modern (1,200.0 ms"
+    )
+    text, files = markdown(found, "r")
+    assert text.index("## What each choice is worth") < text.index("## Runs") < text.index("## Loss")
+    assert files["validation-against-time.svg"].count(b'class="heading"') == 4
+    assert page(found).count('class="card whole"') == 4
+
+
+def test_what_failed_is_told_at_the_top(whole):
+    assert whole.index("Failed: a-dense-4: it &lt;broke&gt; &amp; ended.") < whole.index("<h2>Runs</h2>")
 
 
 def test_a_sweep_that_has_not_begun(tmp_path):

@@ -144,7 +144,7 @@ def test_the_table_has_each_row_at_its_best_rate_and_says_what_was_tried(tmp_pat
             "linear to 0 over the last 40% of the steps, fp32; 30 kB") in text  # fmt: skip
     assert "a Decoder of the same depth, width and heads" in text and "10 × 100 bytes a step; AdamW, 2 steps of" in text
     assert "context 100 instead" not in text  # what keeps ours from being compared says nothing of the peer
-    assert "| e2 | finished |" in text and "| f0.03 | finished |" in text  # all that was run is listed
+    assert "| finished | e2 |" in text and "| finished | f0.03 |" in text  # all that was run is listed
 
 
 def test_steps_of_equal_time_and_rates_follow_from_the_best_runs(tmp_path):
