@@ -6,8 +6,9 @@ python -m scripts.dashboard --sweep runs/sweeps/NAME           a sweep: its grou
 python -m scripts.dashboard --sweep runs/sweeps/NAME --print   what would be sent, as JSON: no login, no network
 python -m scripts.dashboard --update URL                       bring a dashboard of this script up to date
 
-Loss and bits per byte by kind of attention (against steps, bytes and seconds), speed, MFU, memory, samples, attention
-pictures, the table of runs. Needs an account (wandb login) and pip install '.[dashboard]'.
+What each choice of a sweep is worth (a row of charts for each varied key), bits per byte against steps, bytes and
+seconds, loss, speed, MFU, memory, samples, attention pictures, the table of runs. Needs an account (wandb login) and
+pip install '.[dashboard]'.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from src.config.command_line import CONF
 from src.errors import UserError, exit_code
 from src.loggers.wandb_login import login_known, without_login
 
+ATTENTION, SEED = "attention", "seed"  # keys as the command line has them
+MOST_VALUES = 8  # of a varied key that has charts of its own: the many values of a search would be one line each
 WAIT = 10.0  # seconds for the server's first answer
 NO_LOGIN = (
     "a dashboard is kept by a wandb server: log in by wandb login (or set WANDB_API_KEY); --print shows what would be "
@@ -42,12 +45,21 @@ class Wanted:
         entity: of wandb: a user or team; None for the one that is logged in.
         group: runs of this group alone; None for all of the project.
         varied: keys that a sweep varies.
+        factors: those of them with a few values, which charts can have a line for each of; without the seed.
     """
 
     project: str
     entity: str | None = None
     group: str | None = None
     varied: list[str] = field(default_factory=list)
+    factors: list[str] = field(default_factory=list)
+
+    @property
+    def by(self) -> str:
+        """The key that charts have a line for each value of, where the command line names none."""
+        from scripts.dashboard_sections import column
+
+        return column(self.factors[0]) if self.factors and ATTENTION not in self.factors else "attention.pattern"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--entity", help="user or team (default: that of the sweep, or yours)")
     parser.add_argument("--group", help="runs of this group alone (default: that of the sweep, or all runs)")
     parser.add_argument("--sweep", type=Path, metavar="FOLDER", help="a sweep's folder")
-    parser.add_argument("--by", default="attention.pattern", metavar="KEY", help="a line for each value (%(default)s)")
+    parser.add_argument("--by", metavar="KEY", help="a line for each value (default: attention.pattern, or the first "
+                        "key that the sweep varies)")  # fmt: skip
     parser.add_argument("--update", metavar="URL", help="replace this saved view instead of making a new one")
     parser.add_argument("--print", action="store_true", help="print what would be sent, as JSON, and send nothing")
     options = parser.parse_args(arguments)
@@ -73,9 +86,10 @@ def made(options: argparse.Namespace) -> str:
         UserError: no such sweep, no login, or a server that does not take it.
     """
     wanted = asked_for(options)
+    by = options.by or wanted.by
     if options.print:
-        return json.dumps(sent(workspace(wanted, options.by)), indent=2)
-    return saved(wanted, options.by, options.update)
+        return json.dumps(sent(workspace(wanted, by)), indent=2)
+    return saved(wanted, by, options.update)
 
 
 def asked_for(options: argparse.Namespace) -> Wanted:
@@ -85,9 +99,8 @@ def asked_for(options: argparse.Namespace) -> Wanted:
         UserError: no such sweep, or none of its jobs has begun.
     """
     found = of_sweep(options.sweep) if options.sweep else Wanted(project_of_runs())
-    return Wanted(
-        options.project or found.project, options.entity or found.entity, options.group or found.group, found.varied
-    )
+    project, entity, group = (getattr(options, each) or getattr(found, each) for each in ("project", "entity", "group"))
+    return Wanted(project, entity, group, found.varied, found.factors)
 
 
 def project_of_runs() -> str:
@@ -108,12 +121,14 @@ def of_sweep(folder: Path) -> Wanted:
     try:
         content = json.loads((folder / "sweep.json").read_text())
         varied, begun = list(content["varied"]), [job["run"] for job in content["jobs"] if job["run"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        values = {key: {job["overrides"].get(key) for job in content["jobs"]} for key in varied}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--sweep must be a sweep's folder with its sweep.json, found {folder}") from error
     if not begun:
         raise UserError(f"none of the jobs of {folder} has begun: there is nothing to show yet")
     logger = Run.find(folder / begun[0]).config().logger
-    return Wanted(logger.project, logger.entity, logger.group, varied)
+    factors = [key for key in varied if key != SEED and 1 < len(values[key]) <= MOST_VALUES]
+    return Wanted(logger.project, logger.entity, logger.group, varied, factors)
 
 
 def workspace(wanted: Wanted, by: str) -> Any:
@@ -127,17 +142,17 @@ def workspace(wanted: Wanted, by: str) -> Any:
         from wandb_workspaces import expr
     except ImportError as error:
         raise UserError("the dashboard needs wandb-workspaces: pip install '.[dashboard]'") from error
-    from scripts.dashboard_sections import MOST_RUNS, STEP, columns, sections
+    from scripts.dashboard_sections import BEST, MOST_RUNS, STEP, columns, sections
 
     return ws.Workspace(
         entity=wanted.entity or "",
         project=wanted.project,
         name=f"Sparse Transformer: {wanted.group or 'all runs'}",
-        sections=sections(by),
+        sections=sections(by, wanted.factors),
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=MOST_RUNS),
         runset_settings=ws.RunsetSettings(
             filters=expr.And(expr.Metric("Group") == wanted.group) if wanted.group else "",
-            order=[expr.Ordering(expr.Summary("test/bits_per_byte"), ascending=True)],
+            order=[expr.Ordering(expr.Summary(BEST), ascending=True)],
             pinned_columns=columns(wanted.varied),
         ),
     )

@@ -9,14 +9,19 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 STEP, BYTES, SECONDS = "trainer/global_step", "train/bytes_seen", "train/seconds"
+BEST = "val/bits_per_byte"  # by which runs are ranked: choices are made by the validation split, not by the test split
 MOST_RUNS = 100  # lines of a chart
 AXES = {STEP: "optimizer step", BYTES: "bytes seen", SECONDS: "seconds of training"}
 FIGURES = (
+    BEST,
     "test/bits_per_byte",
-    "val/bits_per_byte",
     "val/best_step",
-    "train/tokens_per_second",
     "train/seconds",
+    "train/step_ms",
+    "train/tokens_per_second",
+    "train/mfu",
+    "train/peak_memory_gib",
+    "train/skipped_steps",
     "model/parameters",
     "data/label",
     "data/partial",
@@ -26,14 +31,18 @@ SETTINGS = ("data.name", "attention.pattern", "attention.mode", "model.depth", "
 """Keys of the configuration that are columns where no sweep says which keys vary."""
 
 
-def sections(by: str) -> list[Any]:
+def sections(by: str, factors: Sequence[str] = ()) -> list[Any]:
     """Build all sections (``ws.Section``), the first at the top.
 
     Args:
         by: a key of the configuration, such as ``attention.pattern``: a line for each of its values.
+        factors: keys that a sweep varies, with few values; they have a section of their own where there are several.
     """
+    several = len(factors) > 1
+    validations = [_line(BEST, "validation", x, None if several else by) for x in AXES]
     return [
-        _section("Bits per byte", [_line("val/bits_per_byte", "validation", x, by) for x in AXES] + _results(by)),
+        *([_section("Choices", _choices(factors))] if several else []),
+        _section("Bits per byte", validations + ([] if several else [_line(BEST, "validation")]) + _results(by)),
         _section("Loss", _loss(by)),
         _section("Speed", _speed(by)),
         _section("Memory", [
@@ -62,6 +71,11 @@ def column(key: str) -> str:
     return f"sweep/{key}".replace(".", "_")
 
 
+def in_words(by: str) -> str:
+    """Name a key of the configuration, or the column of a varied key, in the title of a chart."""
+    return by.removesuffix(".pattern").removesuffix(".name").removeprefix("sweep/").replace("_", " ")
+
+
 def _of_config(key: str) -> str:
     """A key of the configuration as the server has it: its first part holds a value, which may be a table."""
     first, _, rest = key.partition(".")
@@ -80,15 +94,41 @@ def _line(y: str, title: str, x: str = STEP, by: str | None = None, **more: Any)
     if by is None:
         which = "each run"
     else:
-        which = f"by {by.removesuffix('.pattern').removesuffix('.name')}"
+        which = f"by {in_words(by)}"
         more |= {"groupby": wr.Config(by), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
     named = f"{title}{against}, {which}"
     return wr.LinePlot(title=named, x=x, y=[y], title_x=AXES[x], title_y=y, max_runs_to_show=MOST_RUNS, **more)
 
 
+def _choices(factors: Sequence[str]) -> list[Any]:
+    """What each choice is worth: a row for all of them together, then a row for each."""
+    keys = [column(key) for key in factors]
+    figures = ((BEST, "validation"), ("train/step_ms", "ms a step"))
+    together = [
+        wr.ParallelCoordinatesPlot(
+            title="each run, from its choices to its validation",
+            columns=[wr.ParallelCoordinatesPlotColumn(wr.Config(key), in_words(key)) for key in keys]
+            + [wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(name), words) for name, words in reversed(figures)],
+        ),
+        wr.ParameterImportancePlot(with_respect_to=BEST),
+        wr.ScatterPlot(
+            title="validation against seconds of training",
+            x=wr.SummaryMetric(SECONDS),
+            y=wr.SummaryMetric(BEST),
+        ),
+    ]
+    return together + [panel for key in keys for panel in _choice(key)]
+
+
+def _choice(key: str) -> list[Any]:
+    """One choice: its validations at equal bytes and at equal time, and what a step costs."""
+    cost = wr.BarPlot(title=f"mean ms a step, by {in_words(key)}", metrics=["train/step_ms"], groupby=wr.Config(key),
+                      groupby_aggfunc="mean", groupby_rangefunc="minmax")  # fmt: skip
+    return [_line(BEST, "validation", BYTES, key), _line(BEST, "validation", SECONDS, key), cost]
+
+
 def _results(by: str) -> list[Any]:
     return [
-        _line("val/bits_per_byte", "validation"),
         wr.BarPlot(title="test", metrics=["test/bits_per_byte"], groupby=wr.Config(by), groupby_rangefunc="minmax"),
         wr.ScatterPlot(
             title="test against speed",

@@ -5,11 +5,14 @@ import subprocess
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from scripts.dashboard import Wanted, of_sweep, sent, workspace
 from src.loggers.wandb_login import login_known
+from src.runs.run import Run
 from tests.tiny_runs import command
 from tests.wandb_server import KEY, Speaking, serving
 
@@ -120,6 +123,60 @@ def test_printing_takes_neither_login_nor_network(tmp_path):
     columns = list(view["spec"]["section"]["runSets"][0]["runFeed"]["columnPinned"])
     assert view["projectName"] == "sparse-transformer"
     assert columns[:4] == ["run:displayName", "run:state", "config:data.value.name", "config:attention.value.pattern"]
+
+
+LOGGED = SimpleNamespace(logger=SimpleNamespace(project="p", entity=None, group="g"))
+FOUR = ["attention", "model.depth", "precision", "recipe"]
+
+
+def sections(wanted: Wanted) -> dict[str, list[dict[str, Any]]]:
+    """The configuration of each panel by section."""
+    found = sent(workspace(wanted, wanted.by))["spec"]["section"]["panelBankConfig"]["sections"]
+    return {each["name"]: [panel["config"] for panel in each["panels"]] for each in found}
+
+
+def test_several_varied_keys_have_a_row_of_charts_each():
+    found = sections(Wanted("p", group="g", varied=FOUR, factors=FOUR))
+    assert list(found) == ["Choices", *SECTIONS]
+    together, rows = found["Choices"][:3], found["Choices"][3:]
+    columns = ["sweep/attention", "sweep/model_depth", "sweep/precision", "sweep/recipe"]
+    ends = ["summary:train/step_ms", "summary:val/bits_per_byte"]
+    assert [each["accessor"] for each in together[0]["columns"]] == [f"config:{key}.value" for key in columns] + ends
+    assert [chart["groupBy"] for chart in rows] == [f"{key}.value" for key in columns for _ in range(3)]
+    axes = [chart.get("xAxis") for chart in rows]
+    assert axes == ["train/bytes_seen", "train/seconds", None] * 4
+    assert rows[3]["chartTitle"] == "validation against bytes seen, by model depth"
+
+
+def test_no_chart_is_there_twice():
+    for factors in ([], ["model.depth"], FOUR):
+        found = sections(Wanted("p", factors=factors)).values()
+        charts = [title for some in found for chart in some if (title := chart.get("chartTitle"))]
+        assert len(charts) == len(set(charts))
+
+
+@pytest.mark.parametrize(
+    ("factors", "by"),
+    [
+        ([], "attention.pattern"),
+        (["model.depth"], "sweep/model_depth"),
+        (["model.depth", "attention"], "attention.pattern"),
+    ],
+)
+def test_charts_have_a_line_for_each_kind_of_attention_where_it_varies(factors, by):
+    assert Wanted("p", factors=factors).by == by
+
+
+def test_keys_with_many_values_and_seeds_have_columns_but_no_charts(tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "config", lambda run: LOGGED)
+    jobs = [{"run": "r", "overrides": {"seed": str(i % 2), "model.depth": str(i % 3), "model.dropout": str(i / 10)}}
+            for i in range(9)]  # fmt: skip
+    varied = ["seed", "model.depth", "model.dropout"]
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "config.yaml").write_text("{}")
+    (tmp_path / "sweep.json").write_text(json.dumps({"varied": varied, "jobs": jobs}))
+    found = of_sweep(tmp_path)
+    assert (found.varied, found.factors) == (varied, ["model.depth"])
 
 
 def one_error(done: subprocess.CompletedProcess[str]) -> str:

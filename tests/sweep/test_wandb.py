@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.dashboard import Wanted, of_sweep, workspace
 from scripts.dashboard import main as dashboard
+from scripts.dashboard import sent as view_of
 from src.callbacks import samples
 from src.loggers.build import as_number
 from src.sweep.wandb_folder import gather
@@ -91,23 +93,45 @@ def test_the_runs_of_a_sweep_lie_in_one_folder_for_wandb(sweep, finished, failed
     assert sorted((sweep / "wandb").iterdir()) == links
 
 
+def panels_of(view: dict) -> list[dict]:
+    return [panel for each in view["spec"]["section"]["panelBankConfig"]["sections"] for panel in each["panels"]]
+
+
+def plotted(view: dict) -> set[str]:
+    """Names that are drawn against an axis, and the axes."""
+    charts = [panel["config"] for panel in panels_of(view) if panel["viewType"] == "Run History Line Plot"]
+    return {name for chart in charts for name in (chart["xAxis"], *chart["metrics"])}
+
+
 def test_the_dashboard_of_a_sweep_names_nothing_that_its_runs_do_not_log(sweep, finished, capsys):
     assert dashboard(["--sweep", str(sweep), "--print"]) == 0
     view = json.loads(capsys.readouterr().out)
     assert (view["projectName"], view["displayName"]) == ("sparse-transformer", "Sparse Transformer: s")
     section = view["spec"]["section"]
-    panels = [panel for each in section["panelBankConfig"]["sections"] for panel in each["panels"]]
-    charts = [panel["config"] for panel in panels if panel["viewType"] == "Run History Line Plot"]
-    plotted = {name for chart in charts for name in (chart["xAxis"], *chart["metrics"])}
-    assert len(plotted) > 12
-    assert plotted - finished.history == {"train/peak_memory_gib", "train/loss_scale"}
-    named = set(re.findall(NAME, json.dumps(panels)))
+    assert len(plotted(view)) > 12
+    assert plotted(view) - finished.history == {"train/peak_memory_gib", "train/loss_scale"}
+    named = set(re.findall(NAME, json.dumps(panels_of(view))))
     assert named >= {"samples/text", "attention/learned", "attention/pattern"}
     assert named - finished.history - set(finished.summary) == NOT_HERE
     columns = list(section["runSets"][0]["runFeed"]["columnPinned"])
     assert columns[:3] == ["run:displayName", "run:state", "config:sweep/optimizer_learning_rate.value"]
-    assert {name.partition(":")[2] for name in columns if name.startswith("summary:")} <= set(finished.summary)
+    figures = {name.partition(":")[2] for name in columns if name.startswith("summary:")}
+    assert figures - set(finished.summary) == {"train/peak_memory_gib"}
     assert json.dumps(section["runSets"][0]["filters"]).count('"s"') == 1
+
+
+def test_a_sweep_of_one_key_has_a_line_for_each_of_its_values(sweep, finished):
+    wanted = of_sweep(sweep)
+    assert wanted.factors == ["optimizer.learning_rate"]
+    assert wanted.by == "sweep/optimizer_learning_rate"
+    assert wanted.by in finished.config
+
+
+def test_charts_of_several_choices_name_nothing_that_runs_do_not_log(finished):
+    keys = ["optimizer.learning_rate", "attention"]
+    view = view_of(workspace(Wanted("p", group="s", varied=keys, factors=keys), "attention.pattern"))
+    assert plotted(view) - finished.history == {"train/peak_memory_gib", "train/loss_scale"}
+    assert set(re.findall(NAME, json.dumps(panels_of(view)))) - finished.history - set(finished.summary) == NOT_HERE
 
 
 def test_what_these_runs_do_not_log_has_its_name_in_the_sources():
