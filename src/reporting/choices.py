@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from src.reporting.compare import estimate, setting_name
+from src.reporting.compare import estimate, named, setting_name
 from src.reporting.effects import Difference, Effect, effects
+from src.reporting.interactions import interactions
 from src.reporting.record import ATTENTION, Record
 from src.reporting.tables import NONE, Table, memory_gib, percent, plain, without_empty
 
 MINUS = "−"
+DEPENDENT = 3  # sentences about choices that depend on each other
 COLUMNS = ("choice", "bits per byte", "at equal bytes", "better in", "at equal time", "better in", "ms a step", "GiB",
            "MFU")  # fmt: skip
 EXPLAINED = (
@@ -35,8 +37,17 @@ def effects_table(runs: Sequence[Record]) -> Table:
                 if each and each.clear and each.better:
                     table.best.add((len(table.rows), column))
             table.rows.append(_compared(effect))
-    table.notes.append(EXPLAINED)
+    table.notes += [*dependent(runs), EXPLAINED]
     return without_empty(table)
+
+
+def dependent(runs: Sequence[Record]) -> list[str]:
+    """Say which differences at equal bytes depend on another setting most."""
+    told = []
+    for each in interactions(runs)[:DEPENDENT]:
+        cases = ", ".join(f"{signed(bits)} with {named({each.other: value})}" for value, bits in each.bits.items())
+        told.append(f"It depends: {named({each.key: each.value})} against {each.against} is {cases} (equal bytes).")
+    return told
 
 
 def sentence(compared: Sequence[Effect]) -> str:
