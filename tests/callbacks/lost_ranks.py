@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
     watch = LostRank(partial(say_lost, Path("runs/mine")), DRAFT.exists, patience=0.2)
     trainer: Any = SimpleNamespace(world_size=dist.get_world_size())
     watch.setup(trainer, None, "fit")  # type: ignore[arg-type]
+    dist.barrier()  # none is lost while another one still connects
     KINDS[kind](rank, watch, trainer)
     return 0
 
