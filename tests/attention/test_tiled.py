@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from src.attention import Column, Dense, Fixed, KeySet, OwnBlock, Strided, Summary, Window
 from src.attention.backends import attend
 from src.attention.tiled import parts
-from src.attention.tiled.layout import Lists, Size, layout
+from src.attention.tiled.layout import Size, layout
 from src.attention.tiled.loop import rows
 
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ def test_parts_have_every_entry_once(lengths: list[list[int]], shortest: int) ->
     start = torch.nn.functional.pad(rows.cumsum(1), (1, 0)) + (rows.sum(1).cumsum(0) - rows.sum(1))[:, None]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(parts, "SHORTEST", shortest)
-        found = parts.parted(Lists(start.int(), rows.int() // 3, torch.empty(0), torch.empty(0)), 4)
+        found = parts.parted(start.int(), 4)
     for own, some, sums in zip(start, found.parts.tolist(), found.sums.tolist(), strict=True):
         for tile in range(most):
             filling = found.shares - 1 if found.shares else None

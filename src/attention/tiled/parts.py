@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from src.attention.tiled.layout import Lists
-
 PROGRAMS = 264  # that a GPU works at once, about: a part is no longer than the share of each of them
 SHORTEST = 16  # entries of a list that is worth parting
 
@@ -34,20 +32,20 @@ class Parts:
     shares: int
 
 
-def parted(lists: Lists, heads: int) -> Parts:
+def parted(starts: Tensor, heads: int) -> Parts:
     """Part what is longer than a program's share of the work.
 
     Args:
-        lists: those of the keys of all layouts; ``start`` is (layouts, tiles + 1).
+        starts: (layouts, tiles + 1), where the list of each tile of keys begins.
         heads: that share them.
     """
-    start = lists.start.cpu().long()
+    start = starts.cpu().long()
     lengths = start[:, 1:] - start[:, :-1]
     limit = max(SHORTEST, int(lengths.sum()) * heads // (len(start) * PROGRAMS))
     made = [_of_layout(*one, limit) for one in zip(start, lengths, strict=True)]
     shares = max(int((parts[:, 3] >= 0).sum()) for parts, _ in made)
     filling = torch.tensor([0, 0, 0, shares])
-    device = lists.start.device
+    device = starts.device
     return Parts(
         _stacked([parts for parts, _ in made], filling).to(device),
         _stacked([sums for _, sums in made], torch.zeros(3, dtype=torch.int64)).to(device),

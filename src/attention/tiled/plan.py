@@ -53,6 +53,20 @@ class Plan:
         return sum(self.layouts[place].cost(choice.full, choice.masked) for place in self.of_head)
 
 
+class Joined(NamedTuple):
+    """The lists of all layouts, one behind the other.
+
+    Args:
+        start: (layouts, tiles + 1) int32, where the list of each tile begins.
+        tiles: (entries,) int32, the tile of the other side.
+        masks: (entries,) int32, the mask's place among those of all layouts; -1 where the tile is full.
+    """
+
+    start: Tensor
+    tiles: Tensor
+    masks: Tensor
+
+
 @dataclass(frozen=True)
 class Tables:
     """A plan as the kernels read it: the lists of all layouts one behind the other.
@@ -62,8 +76,8 @@ class Tables:
         order: (layouts, places) int32, positions of keys.
         origins: (entries,) int32, for every entry of ``by_query`` the position of its tile's first key; None unless
             the keys of every tile are neighbours.
-        by_query: lists whose ``start`` is (layouts, tiles + 1) and ``full`` (layouts, tiles); masks by their places.
-        by_key: likewise.
+        by_query: for every tile of queries its tiles of keys.
+        by_key: for every tile of keys its tiles of queries.
         parts: of the lists of ``by_key``.
         filled: whether some places of the tiles of keys hold no key.
         masks: (masks, BQ, BK / 32) int32.
@@ -72,8 +86,8 @@ class Tables:
     of_head: Tensor
     order: Tensor
     origins: Tensor | None
-    by_query: Lists
-    by_key: Lists
+    by_query: Joined
+    by_key: Joined
     parts: Parts
     masks: Tensor
     filled: bool
@@ -135,7 +149,7 @@ def tables(found: Plan) -> Tables:
         _origins(found),
         _joined([one.by_query for one in found.layouts], shift),
         by_key,
-        parted(by_key, len(found.of_head)),
+        parted(by_key.start, len(found.of_head)),
         torch.cat([one.masks for one in found.layouts]),
         places > found.length,
     )
@@ -152,15 +166,14 @@ def _origins(found: Plan) -> Tensor | None:
     return torch.cat(every)
 
 
-def _joined(lists: list[Lists], shift: list[int]) -> Lists:
-    tiles, entries = max(len(one.full) for one in lists), 0
-    start, full, masks = [], [], []
+def _joined(lists: list[Lists], shift: list[int]) -> Joined:
+    length, entries = max(len(one.start) for one in lists), 0
+    start, masks = [], []
     for one, by in zip(lists, shift, strict=False):
-        start.append(_padded(one.start, tiles + 1, int(one.start[-1])) + entries)
-        full.append(_padded(one.full, tiles, 0))
+        start.append(_padded(one.start, length, int(one.start[-1])) + entries)
         masks.append(torch.where(one.masks < 0, one.masks, one.masks + by))
         entries += len(one.tiles)
-    return Lists(torch.stack(start), torch.stack(full), torch.cat([one.tiles for one in lists]), torch.cat(masks))
+    return Joined(torch.stack(start), torch.cat([one.tiles for one in lists]), torch.cat(masks))
 
 
 def _padded(x: Tensor, length: int, value: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +9,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from src.attention.key_sets import KeySet
-from src.attention.tiled.layout import Lists
-from src.attention.tiled.plan import Tables, plan, tables
+from src.attention.tiled.plan import Joined, Tables, plan, tables
 from src.attention.triton import passes, tiled, tuning
 from src.attention.triton.passes import LOG2E, on, view
 from src.attention.triton.tuning import Config
@@ -81,8 +79,8 @@ class _Job:
         config, found = self._tiles(name)
         lists = found.by_query
         if found.origins is not None:
-            lists = replace(lists, tiles=found.origins)
-        tiles = lists.full.shape[1]
+            lists = lists._replace(tiles=found.origins)
+        tiles = lists.start.shape[1] - 1
         described = _described(tensors[1:3], config.BN) if found.origins is not None else (None, None)
         passes.launch(
             name, tiled.tiled_queries, tiles * self.batch * self.heads, config,
@@ -121,7 +119,7 @@ class _Job:
         found = self.found(tuning.tiled_sizes(name, *self.kind))
         return tuning.tiled(name, *self.kind, found.size), tables(found)
 
-    def _lists(self, found: Tables, lists: Lists) -> tuple[Any, ...]:
+    def _lists(self, found: Tables, lists: Joined) -> tuple[Any, ...]:
         return self.first, found.of_head, found.order, lists.start, lists.tiles, lists.masks, found.masks
 
     def _constants(self, found: Tables) -> dict[str, Any]:
