@@ -26,9 +26,10 @@ from urllib.parse import urlsplit
 from src.config.command_line import CONF
 from src.errors import UserError, exit_code
 from src.loggers.wandb_login import login_known, without_login
+from src.reporting.compare import SEED
+from src.reporting.effects import MOST_VALUES
+from src.reporting.record import ATTENTION
 
-ATTENTION, SEED = "attention", "seed"  # keys as the command line has them
-MOST_VALUES = 8  # of a varied key that has charts of its own: the many values of a search would be one line each
 WAIT = 10.0  # seconds for the server's first answer
 NO_LOGIN = (
     "a dashboard is kept by a wandb server: log in by wandb login (or set WANDB_API_KEY); --print shows what would be "

@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from scripts.bench import attention
 from scripts.bench.attention import header, matrix_rate, measure
 from src.attention.backends import attend
 from src.attention.key_sets import KeySet
 from src.attention.patterns import Pattern, shared_layer
 
-PATTERNS = {"dense": Pattern("dense"), "fixed": Pattern("fixed", 128, 32), "strided": Pattern("strided", 128)}
+PATTERNS = {"dense": Pattern("dense"), **attention.PATTERNS}
 HEADS, WIDTH = 8, 64
 KV_HEADS = (8, 4, 2, 1)
 DOCUMENTS = (500, 3_000)

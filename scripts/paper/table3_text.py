@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scripts.paper.table3_plan import Plan, Row
+from scripts.paper.table3_plan import LAST_BLOCKS, Plan, Row
 from src.attention.patterns import HeadPattern
 from src.config.checks import attention_pattern
 from src.config.schema import Config
@@ -63,7 +63,7 @@ def report(found: Sequence[Figures], least: Sequence[int], config: Config, wante
     rows = [by_row[row] for row in wanted.rows[: len(least)]]
     blocks = wanted.context // wanted.stride
     single = [Row(at * wanted.stride, wanted.stride) for at in range(blocks)]
-    last = [by_row[row] for row in single if row in by_row][-4:]
+    last = [by_row[row] for row in single if row in by_row][-LAST_BLOCKS:]
     lines = [head, "", *_table(rows, wanted.context), "", verdict(rows), "", *_fair(wanted), "", *_last(last, config)]
     return "\n".join(lines) + "\n"
 

@@ -80,8 +80,8 @@ def by_recipe(configs: Sequence[Mapping[str, Any]], differing: Mapping[str, list
     names = [recipe_of(config) for config in configs]
     if len(set(filter(None, names))) < 2:
         return dict(differing)
-    left = {key: values for key, values in differing.items() if key not in explained(names, differing)}
-    return {RECIPE: names} | left
+    told = explained(names, differing)
+    return {RECIPE: names} | {key: values for key, values in differing.items() if key not in told}
 
 
 def explained(names: Sequence[str], differing: Mapping[str, list[str]]) -> dict[str, dict[str, str]]:
