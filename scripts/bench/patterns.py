@@ -42,7 +42,7 @@ WORDS = {
     "strided": "l 128",
 }
 BATCH = {12_288: 4, 65_536: 1}
-FLEX = (None, (128, 64), (128, 32), (64, 64))  # blocks of FlexAttention's mask that are tried with autotuning
+FLEX = {"default": None, "128x64": (128, 64), "128x32": (128, 32), "64x64": (64, 64)}  # its blocks, with autotuning
 NAMES = ("dense, SDPA cuDNN", "FlexAttention, default", "FlexAttention, best", "general kernel", "special kernel")
 
 
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--pattern", choices=PATTERNS, action="append", help="default: all")
     parser.add_argument("--n", type=int, choices=BATCH, action="append", help="positions (default: both)")
     parser.add_argument("--row", choices=NAMES, action="append", metavar="NAME", help="implementations (default: all)")
+    parser.add_argument("--block", choices=FLEX, action="append", help="of FlexAttention's best (default: all)")
     parser.add_argument("--output", type=Path, default=Path("patterns.md"), help="where the table goes")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -65,7 +66,7 @@ def main() -> None:
     for n in options.n or BATCH:
         dense = _timed(_dense, Problem(Pattern("dense"), BATCH[n], 8, n, 64, 64))
         for name in options.pattern or PATTERNS:
-            rows = found[f"{name} {n}"] = dict(_rows(name, n, options.row or list(NAMES)))
+            rows = found[f"{name} {n}"] = dict(_rows(name, n, options.row or list(NAMES), options.block or list(FLEX)))
             if isinstance(dense, Result):
                 rows["dense, SDPA cuDNN"] = dense
             options.output.write_text(
@@ -100,7 +101,7 @@ def _ratio(rows: dict[str, Result], other: str) -> str:
     return f"{rows[other].forward / ours.forward:.2f} / {rows[other].both / ours.both:.2f}"
 
 
-def _rows(name: str, n: int, wanted: list[str]) -> Iterator[tuple[str, Result]]:
+def _rows(name: str, n: int, wanted: list[str], blocks: list[str]) -> Iterator[tuple[str, Result]]:
     problem = Problem(PATTERNS[name], BATCH[n], 8, n, 64, 64)
     builders: dict[str, list[Callable[[Problem], Call]]] = {
         "FlexAttention, default": [attention_rows.flex],
@@ -108,11 +109,15 @@ def _rows(name: str, n: int, wanted: list[str]) -> Iterator[tuple[str, Result]]:
     }
     if isinstance(problem.layer[0], PAPER):
         builders["special kernel"] = [attention_rows.ROWS["Triton"]]  # type: ignore[list-item]
-    best = [lambda p, block=block: attention_rows.flex(p, block, autotune=True) for block in FLEX]
+    best = [lambda p, block=block: attention_rows.flex(p, FLEX[block], autotune=True) for block in blocks]
     builders["FlexAttention, best"] = [*builders["FlexAttention, default"], *best]
+    timed: dict[Callable[[Problem], Call], Result | str] = {}
     for row, tried in builders.items():
         if row in wanted:
-            results = [_timed(build, problem) for build in tried]
+            for build in tried:
+                if build not in timed:
+                    timed[build] = _timed(build, problem)
+            results = [timed[build] for build in tried]
             for number, result in enumerate(results):
                 said = f"{result.forward:.3f} / {result.both:.3f} ms" if isinstance(result, Result) else result
                 print(f"{name} {n} {row} ({number}): {said}", flush=True)
