@@ -96,7 +96,7 @@ def run(given: list[Tensor], layer: tuple[KeySet, ...], backend: str, documents:
 
 
 def error(found: Tensor, true: Tensor) -> float:
-    return float((found.detach().double() - true).norm() / true.norm().clamp_min(1e-30))
+    return float((found.detach().double() - true.detach()).norm() / true.detach().norm().clamp_min(1e-30))
 
 
 def check(
