@@ -18,7 +18,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -100,8 +100,8 @@ def asked_for(options: argparse.Namespace) -> Wanted:
         UserError: no such sweep, or none of its jobs has begun.
     """
     found = of_sweep(options.sweep) if options.sweep else Wanted(project_of_runs())
-    project, entity, group = (getattr(options, each) or getattr(found, each) for each in ("project", "entity", "group"))
-    return Wanted(project, entity, group, found.varied, found.factors)
+    given = {each: getattr(options, each) for each in ("project", "entity", "group")}
+    return replace(found, **{each: value for each, value in given.items() if value})
 
 
 def project_of_runs() -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,10 @@ def _rows(name: str, n: int, wanted: list[str], blocks: list[str]) -> Iterator[t
         builders["special kernel"] = [attention_rows.ROWS["Triton"]]  # type: ignore[list-item]
     best = [lambda p, block=block: attention_rows.flex(p, FLEX[block], autotune=True) for block in blocks]
     builders["FlexAttention, best"] = [*builders["FlexAttention, default"], *best]
-    timed: dict[Callable[[Problem], Call], Result | str] = {}
+    timed = cache(partial(_timed, problem=problem))  # the default is tried for two rows
     for row, tried in builders.items():
         if row in wanted:
-            for build in tried:
-                if build not in timed:
-                    timed[build] = _timed(build, problem)
-            results = [timed[build] for build in tried]
+            results = [timed(build) for build in tried]
             for number, result in enumerate(results):
                 said = f"{result.forward:.3f} / {result.both:.3f} ms" if isinstance(result, Result) else result
                 print(f"{name} {n} {row} ({number}): {said}", flush=True)

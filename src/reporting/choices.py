@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from src.reporting.compare import estimate, named, setting_name
-from src.reporting.effects import Difference, Effect, effects
+from src.reporting.effects import Difference, Effect, Figure, effects
 from src.reporting.interactions import interactions
 from src.reporting.record import ATTENTION, Record
-from src.reporting.tables import NONE, Table, memory_gib, percent, plain, without_empty
+from src.reporting.tables import NONE, Table, memory_gib, percent, plain, times, without_empty
 
 MINUS = "−"
 DEPENDENT = 3  # sentences about choices that depend on each other
@@ -21,7 +21,6 @@ EXPLAINED = (
     "a pair whose slower run was not validated until then does not count. Other columns: means over these runs, and in "
     "brackets how many times the first row's."
 )
-Figure = Callable[[Record], float | None]
 
 
 def effects_table(runs: Sequence[Record]) -> Table:
@@ -99,7 +98,7 @@ def _mean_cells(runs: Sequence[Record], step: float | None, memory: float | None
 
 
 def _with_ratio(value: float | None, digits: int, ratio: float | None) -> str:
-    return plain(value, digits) + ("" if ratio is None or value is None else f" ({ratio:.2f}×)")
+    return plain(value, digits) + ("" if ratio is None or value is None else f" ({times(ratio)})")
 
 
 def _difference_cells(found: Difference | None) -> list[str]:

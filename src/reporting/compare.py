@@ -127,6 +127,13 @@ def settings_of(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return [{SHORT.get(key, key): found[key][i] for key in keys if found[key][i]} for i in range(len(configs))]
 
 
+def varied(runs: Sequence[Record]) -> dict[str, int]:
+    """Count the values of each setting that is not the same in all runs, the attention left out."""
+    keys = dict.fromkeys(key for run in runs for key in run.settings if key != ATTENTION)
+    counts = {key: len({run.settings.get(key) for run in runs}) for key in keys}
+    return {key: count for key, count in counts.items() if count > 1}
+
+
 def setting_name(key: str) -> str:
     """Write a setting's key in words, such as learning rate."""
     return key.rpartition(".")[2].replace("_", " ")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from src.reporting.axes import unit_of_bytes, unit_of_seconds
 from src.reporting.charts import OTHER_HUES, Bars, Curve, Lines, Palette
-from src.reporting.compare import SEED, Group, estimate, in_order, named, thinned
+from src.reporting.compare import SEED, Group, estimate, in_order, named, thinned, varied
 from src.reporting.recipe_names import RECIPE
 from src.reporting.record import ATTENTION, Point, Record
 from src.reporting.tables import memory_gib
@@ -55,9 +55,7 @@ def look(runs: Sequence[Record]) -> Look:
     Where the colour leaves several settings to tell, the dashes tell one of them, the recipe if it is there, and the
     others have panels.
     """
-    varied = dict.fromkeys(key for run in runs for key in run.settings if key not in (ATTENTION, SEED))
-    values = {key: len({run.settings.get(key) for run in runs}) for key in varied}
-    several = {key: count for key, count in values.items() if count > 1}
+    several = {key: count for key, count in varied(runs).items() if key != SEED}
     hue = ATTENTION
     if len({run.attention for run in runs}) == 1:
         hue = next((key for key, count in several.items() if count <= OTHER_HUES), ATTENTION)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from src.reporting.compare import SEED, Estimate, best_within, common_budget, estimate, in_order
@@ -13,7 +13,7 @@ from src.reporting.record import ATTENTION, Record
 from src.reporting.tables import memory_gib
 
 MOST_VALUES = 8  # of a setting: more of them are a search, and have no pairs
-Figure = Callable[[Record], "float | None"]
+Figure = Callable[[Record], float | None]
 Pair = tuple[Record, Record]
 
 
@@ -97,10 +97,7 @@ def effects(runs: Sequence[Record]) -> dict[str, list[Effect]]:
 
 def _effect(runs: Sequence[Record], key: str, value: str, against: str) -> Effect | None:
     pairs = paired(runs, key, value, against)
-    budgets = [common_budget(pair) for pair in pairs]
-    at_bytes = [[best_within(run, nbytes=b.nbytes) for run in pair] for pair, b in zip(pairs, budgets, strict=True)]
-    at_time = [[best_within(run, seconds=b.seconds) for run in pair] for pair, b in zip(pairs, budgets, strict=True)]
-    of_bytes, of_time = _difference(at_bytes), _difference(at_time)
+    of_bytes, of_time = _difference(map(at_equal_bytes, pairs)), _difference(map(at_equal_time, pairs))
     if of_bytes is None and of_time is None:
         return None
     step_ms = _ratio(pairs, lambda run: run.typical("train/step_ms"))
@@ -120,8 +117,25 @@ def paired(runs: Sequence[Record], key: str, value: str, against: str) -> list[P
     return [(run, others[rest(run)]) for run in mine if rest(run) in others]
 
 
-def _difference(figures: Sequence[Sequence[float | None]]) -> Difference | None:
-    known = [mine - other for mine, other in figures if mine is not None and other is not None]
+def at_equal_bytes(pair: Pair) -> float | None:
+    """Bits per byte of the first less those of the second, after the bytes that both were trained on."""
+    nbytes = common_budget(pair).nbytes
+    return _less(best_within(run, nbytes=nbytes) for run in pair)
+
+
+def at_equal_time(pair: Pair) -> float | None:
+    """The same when the faster one had ended."""
+    seconds = common_budget(pair).seconds
+    return _less(best_within(run, seconds=seconds) for run in pair)
+
+
+def _less(figures: Iterable[float | None]) -> float | None:
+    mine, other = figures
+    return None if mine is None or other is None else mine - other
+
+
+def _difference(differences: Iterable[float | None]) -> Difference | None:
+    known = [each for each in differences if each is not None]
     found = estimate(known)
     return None if found is None else Difference(found, sum(each < 0 for each in known))
 

@@ -6,8 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from src.reporting.compare import best_within, common_budget
-from src.reporting.effects import Pair, factors, paired, setting_of
+from src.reporting.effects import Pair, at_equal_bytes, factors, paired, setting_of
 from src.reporting.record import Record
 
 LEAST = 0.005  # bits per byte: less than that is no difference to act on
@@ -46,9 +45,10 @@ def interactions(runs: Sequence[Record]) -> list[Interaction]:
     """
     found, keys = [], factors(runs)
     for place, (key, (first, *values)) in enumerate(keys.items()):
+        pairs = {value: paired(runs, key, value, first) for value in values}
         for other in list(keys)[place + 1 :]:
             for value in values:
-                groups = _grouped(paired(runs, key, value, first), other)
+                groups = _grouped(pairs[value], other)
                 if _apart(groups):
                     means = {name: statistics.fmean(groups[name]) for name in keys[other] if name in groups}
                     found.append(Interaction(key, value, first, other, means))
@@ -58,11 +58,10 @@ def interactions(runs: Sequence[Record]) -> list[Interaction]:
 def _grouped(pairs: Sequence[Pair], other: str) -> dict[str, list[float]]:
     """Give the differences of pairs at equal bytes by the value that both have of another setting."""
     groups: dict[str, list[float]] = {}
-    for mine, against in pairs:
-        budget = common_budget((mine, against))
-        one, two = (best_within(run, nbytes=budget.nbytes) for run in (mine, against))
-        if one is not None and two is not None:
-            groups.setdefault(setting_of(mine, other), []).append(one - two)
+    for pair in pairs:
+        difference = at_equal_bytes(pair)
+        if difference is not None:
+            groups.setdefault(setting_of(pair[0], other), []).append(difference)
     return {value: differences for value, differences in groups.items() if len(differences) >= PAIRS}
 
 

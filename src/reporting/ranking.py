@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from src.reporting.compare import best_within, common_budget, setting_name
-from src.reporting.record import ATTENTION, STATES, Record
+from src.reporting.compare import best_within, common_budget, setting_name, varied
+from src.reporting.record import STATES, Record
 from src.reporting.tables import NONE, Table, duration, memory_gib, percent, plain, volume, without_empty
 
 MOST_SETTINGS = 6  # that have columns; with more the names of the runs have to do
@@ -35,13 +35,12 @@ def _state_order(run: Record) -> int:
 
 
 def _setting_columns(runs: Sequence[Record]) -> list[Column]:
-    keys = dict.fromkeys(key for run in runs for key in run.settings)
-    varied = [key for key in keys if key != ATTENTION and len({run.settings.get(key) for run in runs}) > 1]
+    keys = varied(runs)
     found: list[Column] = []
-    if not varied or len({run.attention for run in runs}) > 1:
+    if not keys or len({run.attention for run in runs}) > 1:
         found.append(("attention", [run.attention for run in runs], None))
-    if len(varied) <= MOST_SETTINGS:
-        found += [(setting_name(key), [run.settings.get(key, NONE) for run in runs], None) for key in varied]
+    if len(keys) <= MOST_SETTINGS:
+        found += [(setting_name(key), [run.settings.get(key, NONE) for run in runs], None) for key in keys]
     return found
 
 

@@ -21,13 +21,18 @@ STANDARD = "paper"  # what keys are that a run lacks because they are newer: src
 
 
 @functools.cache
+def _files() -> Mapping[str, Mapping[str, Any]]:
+    """Read the files of conf/recipe/, by their names."""
+    return {file.stem: yaml.safe_load(file.read_text()) for file in sorted((CONF / "recipe").glob("*.yaml"))}
+
+
+@functools.cache
 def recipes() -> Mapping[str, Mapping[str, Any]]:
     """Give the keys that each recipe sets itself, and the name of its optimizer."""
     found = {}
-    for file in sorted((CONF / "recipe").glob("*.yaml")):
-        content = yaml.safe_load(file.read_text())
+    for name, content in _files().items():
         chosen = {f"{group}.name": choice for group, choice in _choices(content)}
-        found[file.stem] = flat({key: value for key, value in content.items() if key != "defaults"}) | chosen
+        found[name] = flat({key: value for key, value in content.items() if key != "defaults"}) | chosen
     return found
 
 
@@ -35,8 +40,8 @@ def recipes() -> Mapping[str, Mapping[str, Any]]:
 def owned() -> frozenset[str]:
     """Name every key that a recipe sets, those of its optimizer's file among them."""
     keys = {key for recipe in recipes().values() for key in recipe}
-    for file in (CONF / "recipe").glob("*.yaml"):
-        for group, choice in _choices(yaml.safe_load(file.read_text())):
+    for content in _files().values():
+        for group, choice in _choices(content):
             own = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
             keys |= {f"{group}.{key}" for key in flat(own)}
     return frozenset(keys)
