@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from src.attention.key_sets import KeySet
+from src.attention.tiled.masks import BITS, packed
 
-BITS = 32  # of a word of a mask
 HUB = 4  # a hub is seen by so many times as many tiles of queries as the median key
 FEWEST = 8  # and by so many at least
 
@@ -184,9 +184,8 @@ class _Maker:
         bits = seen[~whole]
         if missing:
             bits = torch.nn.functional.pad(bits, (0, 0, 0, missing))
-        words = bits.unflatten(2, (self.size.keys // BITS, BITS)).long() << torch.arange(BITS, device=self.device)
         masks = torch.full_like(near, -1)
-        masks[~whole] = self._places(words.sum(-1))
+        masks[~whole] = self._places(packed(bits))
         return torch.full_like(near, tile), near, masks
 
     def _places(self, words: Tensor) -> Tensor:
@@ -195,7 +194,7 @@ class _Maker:
         for mask, value in zip(words, hashes, strict=True):
             if value not in self.found:
                 self.found[value] = len(self.masks)
-                self.masks.append(mask.int())
+                self.masks.append(mask)
         return torch.tensor([self.found[value] for value in hashes], dtype=torch.int64, device=self.device)
 
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.attention.tiled.layout import BITS, Layout
+from src.attention.tiled.layout import Layout
+from src.attention.tiled.masks import unpacked
 
 
 class Heads(NamedTuple):
@@ -113,8 +114,7 @@ def rows(layout: Layout, queries: int, length: int) -> Iterator[Row]:
         keys = by_tile[lists.tiles[begin:end].long()].flatten().long()
         count = there.stop - there.start
         words = layout.masks[lists.masks[begin + full : end].long(), :count]
-        bits = (words[..., None] >> torch.arange(BITS, device=words.device)) & 1
-        masked = bits.bool().flatten(2).transpose(0, 1).flatten(1)
+        masked = unpacked(words).transpose(0, 1).flatten(1)
         kept = torch.cat([masked.new_ones(count, full * size.keys), masked], 1)
         some = kept.any(0) & (keys < length)
         yield Row(there, keys[some], kept[:, some])

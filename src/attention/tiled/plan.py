@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from src.attention.key_sets import KeySet
 from src.attention.tiled.layout import Layout, Lists, Size, layout
+from src.attention.tiled.masks import packed, unpacked
 from src.attention.tiled.parts import Parts, parted
 
 
@@ -80,7 +81,7 @@ class Tables:
         by_key: for every tile of keys its tiles of queries.
         parts: of the lists of ``by_key``.
         filled: whether some places of the tiles of keys hold no key.
-        masks: (masks, BQ, BK / 32) int32.
+        masks: (masks, BQ, BK / 32) int32: bit j % 32 of word j // 32 of row i tells whether query i keeps key j.
     """
 
     of_head: Tensor
@@ -96,6 +97,11 @@ class Tables:
     def alike(self) -> bool:
         """Whether all heads have one layout."""
         return len(self.order) == 1
+
+    @cached_property
+    def masks_of_keys(self) -> Tensor:
+        """The masks transposed, (masks, BK, BQ / 32 rounded up) int32: a row holds the queries of a key."""
+        return packed(unpacked(self.masks).transpose(1, 2))
 
 
 def plan(

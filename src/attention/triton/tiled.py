@@ -40,20 +40,15 @@ class Rows(NamedTuple):
 
 
 @triton.jit
-def _kept(masks, place, TRANSPOSED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
-    """A mask as (queries, keys), or (keys, queries): a word holds 32 keys of a query."""
-    row, column = tl.arange(0, BM), tl.arange(0, BN)
-    words = masks + place.to(tl.int64) * (BM * BN // 32) + row * (BN // 32)
-    if TRANSPOSED:
-        keep = (tl.load(words)[None, :] >> (column % 32)[:, None]) & 1
-        for word in tl.static_range(1, BN // 32):
-            bits = (tl.load(words + word)[None, :] >> (column % 32)[:, None]) & 1
-            keep = tl.where((column // 32 == word)[:, None], bits, keep)
-    else:
-        keep = (tl.load(words)[:, None] >> (column % 32)[None, :]) & 1
-        for word in tl.static_range(1, BN // 32):
-            bits = (tl.load(words + word)[:, None] >> (column % 32)[None, :]) & 1
-            keep = tl.where((column // 32 == word)[None, :], bits, keep)
+def _kept(masks, place, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A mask, (ROWS, COLUMNS): a word holds 32 columns of a row."""
+    WORDS: tl.constexpr = (COLUMNS + 31) // 32
+    row, column = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    words = masks + place.to(tl.int64) * (ROWS * WORDS) + row * WORDS
+    keep = (tl.load(words)[:, None] >> (column % 32)[None, :]) & 1
+    for word in tl.static_range(1, WORDS):
+        bits = (tl.load(words + word)[:, None] >> (column % 32)[None, :]) & 1
+        keep = tl.where((column // 32 == word)[None, :], bits, keep)
     return keep != 0
 
 
@@ -67,6 +62,13 @@ def _layout_of(heads_of, head, ALIKE: tl.constexpr):
 
 
 @triton.jit
+def _entry(tiles, places, entry, end):
+    """An entry of a list that stops before ``end``: its tile, and the place of its mask; 0 and 0 behind the last."""
+    there = entry < end
+    return tl.load(tiles + entry, mask=there, other=0), tl.load(places + entry, mask=there, other=0)
+
+
+@triton.jit
 def _load(x, origin, local, WIDTH: tl.constexpr, COUNT: tl.constexpr):
     """Load rows ``origin + local``; where they are described these are neighbours, and 0 behind the last row."""
     if x.described is None:
@@ -76,10 +78,10 @@ def _load(x, origin, local, WIDTH: tl.constexpr, COUNT: tl.constexpr):
 
 
 @triton.jit
-def _masked(scores, masks, place, TRANSPOSED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+def _masked(scores, masks, place, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Scores that are minus infinity where a pair is not kept; a full tile has no ``place`` among the masks."""
     if place >= 0:
-        scores = tl.where(_kept(masks, place, TRANSPOSED, BM, BN), scores, float("-inf"))
+        scores = tl.where(_kept(masks, place, ROWS, COLUMNS), scores, float("-inf"))
     return scores
 
 
@@ -88,7 +90,7 @@ def _see_keys(acc, top, total, q, dout, k, v, masks, place, first, origin, local
               GRAD: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     keys = _load(k, origin, local, QK, BN)
     scores = tl.dot(q, tl.trans(keys), input_precision=FP32_PRODUCTS)
-    scores = _masked(scores, masks, place, False, BM, BN)
+    scores = _masked(scores, masks, place, BM, BN)
     if DOCUMENTS:
         scores = tl.where((origin + local)[None, :] >= first[:, None], scores, float("-inf"))
     return use_scores(acc, top, total, scores, dout, keys, _load(v, origin, local, V, BN), scale, GRAD)
@@ -170,7 +172,7 @@ def _see_queries(dk, dv, keys, values, q, lse, dout, delta, masks, place, first,
                  BN: tl.constexpr):  # fmt: skip
     queries = _load(q, origin, local, QK, BM)
     scores = tl.dot(keys, tl.trans(queries), input_precision=FP32_PRODUCTS)
-    scores = _masked(scores, masks, place, True, BM, BN)
+    scores = _masked(scores, masks, place, BN, BM)
     if DOCUMENTS:
         scores = tl.where(j[:, None] >= first[None, :], scores, float("-inf"))
     top = load_numbers(lse, origin, local, None, 0.0, False)
@@ -186,9 +188,10 @@ def _over_queries(dk, dv, keys, values, q, lse, dout, delta, tiles, places, mask
 
     PARTIAL: the last tile has rows behind the last query. No mask keeps them, so the last query is read there.
     """
+    ahead, its_mask = _entry(tiles, places, begin, end)
     for entry in range(begin, end):
-        place = tl.load(places + entry)
-        start, row = tl.load(tiles + entry) * BM, tl.arange(0, BM)
+        place, start, row = its_mask, ahead * BM, tl.arange(0, BM)
+        ahead, its_mask = _entry(tiles, places, entry + 1, end)
         if PARTIAL:
             row = tl.minimum(row, n - 1 - start)
         if DOCUMENTS:

@@ -98,7 +98,8 @@ class _Job:
             tensors[0].ptr.new_empty(groups, parts.shares, config.BN, tuning.padded(width), dtype=torch.float32)
             if parts.shares else None for width in self.widths
         ]  # fmt: skip
-        lists = self.first, found.of_head, found.order, parts.parts, found.by_key.tiles, found.by_key.masks, found.masks
+        entries = found.by_key.tiles, found.by_key.masks, found.masks_of_keys
+        lists = self.first, found.of_head, found.order, parts.parts, *entries
         passes.launch(
             name, tiled.tiled_keys, count * groups, config,
             (*tensors, *_described([tensors[0], tensors[4]], config.BM), *shares, *lists,
