@@ -3,9 +3,10 @@
     python -m scripts.tune_tiles                        # heads of 64 and 128, writes src/attention/triton/tuning.json
     python -m scripts.tune_tiles --widths 64 --output /tmp/tuning.json
 
-Each kernel is timed in each size of tiles on two patterns of the same extent: one whose tiles are full, and one whose
-tiles all have a mask. The table keeps the best configuration of each size and what a score costs in both kinds of
-tile, in thousandths of a picosecond, so that the size that costs least can be chosen for any pattern.
+Each kernel is timed in each size of tiles on two patterns of the same extent, one whose tiles are full and one whose
+tiles all have a mask, and on a short window, where a list has few tiles. The table keeps the configuration of each size
+that is best in their sum, and what a score costs in a full tile and in one with a mask, in thousandths of a picosecond,
+so that the size that costs least can be chosen for any pattern.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from src.attention.triton.tuning import Config
 KERNELS = ("tiled_forward", "tiled_backward_queries", "tiled_backward_keys")
 SIZES = ((128, 128), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64))
 WARPS, STAGES, REGISTERS = (4, 8), (2, 3, 4), (0, 96, 128, 168)
-FULL, MASKED = Local(2048), Local(1024, 2)
+FULL, MASKED, SHORT = Local(2048), Local(1024, 2), Local(256)
 BATCH, HEADS, N = 2, 8, 12_288
 KEPT = 2.5  # a size is stored if no kind of tile costs more than so many times what it costs in the best size
 
@@ -90,21 +91,23 @@ def candidates() -> list[Config]:
 
 def _best(name: str, jobs: list[Job]) -> dict[str, list[int]]:
     """Time the candidates of one kernel and width; entries of the sizes that are worth it."""
-    best: dict[tuple[int, int], tuple[float, float, Config]] = {}
+    best: dict[tuple[int, int], tuple[tuple[float, ...], Config]] = {}
     for job in jobs:
         try:
-            full, masked = _cost(job, FULL), _cost(job, MASKED)
+            costs = tuple(_cost(job, keys) for keys in (FULL, MASKED, SHORT))
         except Exception as error:  # too much shared memory for this GPU, say
             print(f"{name} {tuple(job.config)}: {str(error)[:100]}", flush=True)
             continue
         size = job.config[:2]
-        if size not in best or full + masked < sum(best[size][:2]):
-            best[size] = (full, masked, job.config)
+        if size not in best or sum(costs) < sum(best[size][0]):
+            best[size] = costs, job.config
     found = {}
-    for size, (full, masked, config) in best.items():
-        print(f"{name} tile {size[0]}x{size[1]}: {list(config[:5])}, full {full:.0f}, masked {masked:.0f}", flush=True)
-        if full <= KEPT * min(b[0] for b in best.values()) and masked <= KEPT * min(b[1] for b in best.values()):
-            found[f"{name} tile {size[0]}x{size[1]}"] = [*config[:5], round(full), round(masked)]
+    for size, (costs, config) in best.items():
+        place = f"{name} tile {size[0]}x{size[1]}"
+        full, masked, short = map(round, costs)
+        print(f"{place}: {list(config[:5])}, full {full}, masked {masked}, short {short}", flush=True)
+        if all(one <= KEPT * min(b[0][i] for b in best.values()) for i, one in enumerate(costs[:2])):
+            found[place] = [*config[:5], full, masked]
     return found
 
 

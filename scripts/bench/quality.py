@@ -5,9 +5,9 @@
     python -m scripts.bench.quality --text FILE --minutes 8.5 --row "ours, fixed" --row "x-transformers, context 1,024"
     python -m scripts.bench.quality --from results.json --output docs/results.md   # tables and plots of runs joined
 
-The peer is x-transformers (pip install x-transformers; no dependency of ours), compiled whole, at the best of three
-learning rates, which short runs find. Rows are dealt over all GPUs. Results are in --output-json after every row;
-started again with the same file and minutes, the command does what is left. Overrides of the configuration follow
+The peer is x-transformers (pip install x-transformers; no dependency of ours), compiled with CUDA graphs, at the best
+of three learning rates, which short runs find. Rows are dealt over all GPUs. Results are in --output-json after every
+row; started again with the same file and minutes, the command does what is left. Overrides of the configuration follow
 behind ``--``, those of one kind of data as text:KEY=VALUE or pictures:KEY=VALUE.
 
 Exit code: 0 when all rows are done, 1 when one failed, 75 when the time was up before all had begun.

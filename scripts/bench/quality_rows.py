@@ -217,7 +217,7 @@ def _table(group: Sequence[Result]) -> Table:
         "Bits per byte. All rows see equally many bytes a step; the steps are planned so that the learning rate "
         "reaches 0 when the minutes end. Compilation and validation do not count as training. Half overlap: windows "
         "that overlap by half, of which the second half alone is scored (text alone). "
-        f"{PEER} is a Decoder with rotary positions and flash attention, compiled whole, trained by AdamW."
+        f"{PEER} is a Decoder with rotary positions and flash attention, compiled with CUDA graphs, trained by AdamW."
     )
     return found
 

@@ -16,6 +16,8 @@ from src.attention.backends import attend
 from src.attention.tiled import parts
 from src.attention.tiled.layout import Size, layout
 from src.attention.tiled.loop import rows
+from src.attention.tiled.masks import packed, unpacked
+from src.attention.tiled.plan import Choice, plan, tables
 
 CPU = torch.device("cpu")
 
@@ -84,6 +86,33 @@ def test_both_sides_list_the_same_tiles(keys: KeySet, n: int, size: Size) -> Non
             masks = lists.masks[lists.start[tile] : lists.start[tile + 1]]
             assert (masks[:full] == -1).all() and (masks[full:] >= 0).all()
     assert pairs[0] == sorted((query, key, mask) for key, query, mask in pairs[1])
+
+
+@given(shape=st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 100)), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_masks_are_packed_into_words_and_back(shape: tuple[int, int, int], seed: int) -> None:
+    bits = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    words, columns = packed(bits), shape[-1]
+    assert words.dtype == torch.int32 and words.shape == (*shape[:-1], -(-columns // 32))
+    assert torch.equal(unpacked(words)[..., :columns], bits) and not unpacked(words)[..., columns:].any()
+
+
+@given(layer=st.lists(KEY_SETS, min_size=1, max_size=3), n=st.integers(1, 150), size=SIZES)
+@settings(max_examples=30, deadline=None)
+def test_masks_of_keys_are_those_of_queries_transposed(layer: list[KeySet], n: int, size: Size) -> None:
+    found = tables(plan(tuple(layer), n, n, 0, CPU, (Choice(size),)))
+    of_queries, of_keys = unpacked(found.masks), unpacked(found.masks_of_keys)
+    assert torch.equal(of_keys[..., : size.queries], of_queries.transpose(1, 2))
+    assert not of_keys[..., size.queries :].any()
+
+
+@pytest.mark.parametrize(
+    ("keys", "in_order"),
+    [(Window(7), True), (Near(5, 32), True), (Near(5, 9), False), (Fixed(32, 8), False)],
+    ids=["no hubs", "hubs that fill their tile", "hubs that do not", "hubs from everywhere"],
+)
+def test_keys_are_in_order_where_no_hubs_are_moved(keys: KeySet, in_order: bool) -> None:
+    assert tables(plan((keys,), 1000, 1000, 0, CPU, (Choice(Size(32, 32)),))).in_order is in_order
 
 
 @given(st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=6), min_size=1, max_size=3), st.integers(1, 30))

@@ -80,6 +80,7 @@ class Tables:
         by_query: for every tile of queries its tiles of keys.
         by_key: for every tile of keys its tiles of queries.
         parts: of the lists of ``by_key``.
+        in_order: whether ``order`` is 0, 1, 2, ... for all heads; places behind the last key are filled up.
         filled: whether some places of the tiles of keys hold no key.
         masks: (masks, BQ, BK / 32) int32: bit j % 32 of word j // 32 of row i tells whether query i keeps key j.
     """
@@ -91,6 +92,7 @@ class Tables:
     by_key: Joined
     parts: Parts
     masks: Tensor
+    in_order: bool
     filled: bool
 
     @property
@@ -157,6 +159,7 @@ def tables(found: Plan) -> Tables:
         by_key,
         parted(by_key.start, len(found.of_head)),
         torch.cat([one.masks for one in found.layouts]),
+        bool((order == torch.arange(places, device=device).clamp(max=found.length)).all()),
         places > found.length,
     )
 

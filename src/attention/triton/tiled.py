@@ -62,10 +62,26 @@ def _layout_of(heads_of, head, ALIKE: tl.constexpr):
 
 
 @triton.jit
-def _entry(tiles, places, entry, end):
-    """An entry of a list that stops before ``end``: its tile, and the place of its mask; 0 and 0 behind the last."""
-    there = entry < end
-    return tl.load(tiles + entry, mask=there, other=0), tl.load(places + entry, mask=there, other=0)
+def _entry(tiles, places, entry):
+    """An entry of a list: its tile, and the place of its mask."""
+    return tl.load(tiles + entry), tl.load(places + entry)
+
+
+@triton.jit
+def _first_entry(tiles, places, begin, end):
+    """The first entry of a list, which may be empty."""
+    there = begin < end
+    return tl.load(tiles + begin, mask=there, other=0), tl.load(places + begin, mask=there, other=0)
+
+
+@triton.jit
+def _keys_of(table, tile, IN_ORDER: tl.constexpr, BN: tl.constexpr):
+    """Positions of the keys of a tile. IN_ORDER: the table holds 0, 1, 2, ..."""
+    places = tile * BN + tl.arange(0, BN)
+    if IN_ORDER:
+        return places
+    else:
+        return tl.load(table + places)
 
 
 @triton.jit
@@ -106,12 +122,17 @@ def _over_keys(acc, top, total, q, dout, k, v, table, tiles, places, masks, firs
     table. FILLED: some places of a tile hold no key. No mask keeps them, so the last key is read there.
     """
     lowest = tl.min(first, 0)
+    ahead, its_mask = _first_entry(tiles, places, begin, end)
     for entry in range(begin, end):
-        place = tl.load(places + entry)
-        if NEIGHBOURS:
-            origin, local = tl.load(tiles + entry), tl.arange(0, BN)
+        if GRAD:
+            tile, place = _entry(tiles, places, entry)
         else:
-            origin, local = 0, tl.load(table + tl.load(tiles + entry) * BN + tl.arange(0, BN))
+            tile, place = ahead, its_mask
+            ahead, its_mask = _entry(tiles, places, tl.minimum(entry + 1, end - 1))
+        if NEIGHBOURS:
+            origin, local = tile, tl.arange(0, BN)
+        else:
+            origin, local = 0, _keys_of(table, tile, False, BN)
         if FILLED:
             local = tl.minimum(local, n - 1 - origin)
         if DOCUMENTS:
@@ -188,10 +209,10 @@ def _over_queries(dk, dv, keys, values, q, lse, dout, delta, tiles, places, mask
 
     PARTIAL: the last tile has rows behind the last query. No mask keeps them, so the last query is read there.
     """
-    ahead, its_mask = _entry(tiles, places, begin, end)
+    ahead, its_mask = _first_entry(tiles, places, begin, end)
     for entry in range(begin, end):
         place, start, row = its_mask, ahead * BM, tl.arange(0, BM)
-        ahead, its_mask = _entry(tiles, places, entry + 1, end)
+        ahead, its_mask = _entry(tiles, places, tl.minimum(entry + 1, end - 1))
         if PARTIAL:
             row = tl.minimum(row, n - 1 - start)
         if DOCUMENTS:
@@ -212,8 +233,9 @@ def _over_queries(dk, dv, keys, values, q, lse, dout, delta, tiles, places, mask
 @triton.jit
 def tiled_keys(q, k, v, lse, dout, delta, dk, dv, queries_of, upstream_of, dk_shares, dv_shares, first, heads_of, table,
                parts, tiles, places, masks, n, keys, key_places, count, shares, scale, heads, groups,
-               PARTIAL: tl.constexpr, SHARES: tl.constexpr, ALIKE: tl.constexpr, DOCUMENTS: tl.constexpr,
-               RATIO: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+               IN_ORDER: tl.constexpr, PARTIAL: tl.constexpr, SHARES: tl.constexpr, ALIKE: tl.constexpr,
+               DOCUMENTS: tl.constexpr, RATIO: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+               BN: tl.constexpr):  # fmt: skip
     """Gradients of one tile of keys from one head of queries, or a share of them, written once by one program.
 
     Grid: parts of the lists of keys x (batch x heads), the longest first (``src.attention.tiled.parts``). Shares are
@@ -224,7 +246,7 @@ def tiled_keys(q, k, v, lse, dout, delta, dk, dv, queries_of, upstream_of, dk_sh
     own = _layout_of(heads_of, head, ALIKE)
     part = parts + (own * count + tl.program_id(0) // groups) * 4
     begin, end = tl.load(part + 1), tl.load(part + 2)
-    j = tl.load(table + own * key_places + tl.load(part) * BN + tl.arange(0, BN))
+    j = _keys_of(table + own * key_places, tl.load(part), IN_ORDER, BN)
     there = j < keys
     q = Rows(head_of(q, batch, head), queries_of, batch, head)
     dout = Rows(head_of(dout, batch, head), upstream_of, batch, head)
@@ -263,7 +285,7 @@ def tiled_key_sums(dx, all_shares, heads_of, table, sums, keys, key_places, coun
     own = _layout_of(heads_of, head, ALIKE)
     row = sums + (own * count + tl.program_id(0) // groups) * 3
     first, some = tl.load(row + 1), tl.load(row + 2)
-    j = tl.load(table + own * key_places + tl.load(row) * BN + tl.arange(0, BN))
+    j = _keys_of(table + own * key_places, tl.load(row), False, BN)
     total = tl.zeros((BN, padded(WIDTH)), tl.float32)
     for share in range(first, first + some):
         place = (group.to(tl.int64) * shares + share) * BN + tl.arange(0, BN)[:, None]

@@ -100,11 +100,12 @@ class _Job:
         ]  # fmt: skip
         entries = found.by_key.tiles, found.by_key.masks, found.masks_of_keys
         lists = self.first, found.of_head, found.order, parts.parts, *entries
+        kind = {"IN_ORDER": found.in_order, "PARTIAL": self.n % config.BM > 0, "SHARES": parts.shares > 0}
         passes.launch(
             name, tiled.tiled_keys, count * groups, config,
             (*tensors, *_described([tensors[0], tensors[4]], config.BM), *shares, *lists,
              self.n, self.length, places, count, parts.shares, *self._groups()),
-            {"PARTIAL": self.n % config.BM > 0, "SHARES": parts.shares > 0} | self._constants(found),
+            kind | self._constants(found),
         )  # fmt: skip
         for gradient, own, width in zip(tensors[-2:], shares, self.widths, strict=True):
             if own is not None:
