@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from scripts.bench.block_mask import block_mask
 from src.attention.key_sets import Fixed
 from src.attention.patterns import HeadPattern
 
 Call = Callable[[], Tensor]
-EAGER_MASK = 16_384  # longest sequence whose block mask is made eagerly, with an n*n table a head
+FLEX_BLOCK = (128, 128)  # FlexAttention's default
 
 
 class Problem:
@@ -62,7 +63,7 @@ def sdpa(backend: SDPBackend) -> Callable[[Problem], Call]:
 
 def flex(p: Problem, block_size: Any = None, autotune: bool = False) -> Call:
     """PyTorch's FlexAttention, compiled; ``block_size`` is (queries, keys) of its mask's blocks."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import flex_attention
 
     torch._dynamo.reset()
     keys = p.layer[0]
@@ -74,17 +75,14 @@ def flex(p: Problem, block_size: Any = None, autotune: bool = False) -> Call:
             cell = j % stride - first[h]
             return (j <= i) & ((j // stride == i // stride) | ((cell >= 0) & (cell < summary)))
 
-        heads: int | None = p.heads
+        heads = p.heads
     else:
 
         def mask(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
             return keys.sees(i, j)
 
-        heads = None
-    size = {} if block_size is None else {"BLOCK_SIZE": block_size}
-    # compiling the mask's own making takes a minute and is worth it only where n*n does not fit
-    make = create_block_mask if p.n <= EAGER_MASK else torch.compile(create_block_mask)
-    blocks = make(mask, None, heads, p.n, p.n, device="cuda", **size)
+        heads = 1
+    blocks = block_mask(mask, heads, p.n, block_size or FLEX_BLOCK, "cuda")
     mode = "max-autotune-no-cudagraphs" if autotune else None
     compiled = torch.compile(flex_attention, fullgraph=True, mode=mode)
     options: Any = {"fwd_BLOCK_M": block_size[0], "fwd_BLOCK_N": block_size[1]} if autotune and block_size else None
