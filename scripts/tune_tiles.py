@@ -5,8 +5,8 @@
 
 Each kernel is timed in each size of tiles on two patterns of the same extent, one whose tiles are full and one whose
 tiles all have a mask, and on a short window, where a list has few tiles. The table keeps the configuration of each size
-that is best in their sum, and what a score costs in a full tile and in one with a mask, in thousandths of a picosecond,
-so that the size that costs least can be chosen for any pattern.
+that is best in their sum, and what a score costs in a full tile and in one with a mask, and a query beside its scores,
+in thousandths of a picosecond, so that the size that costs least can be chosen for any pattern.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from scripts.tune_kernels import compile_only, stored, table_text
 from src.attention.key_sets import KeySet
 from src.attention.other_key_sets import Local
-from src.attention.tiled.layout import Size
+from src.attention.tiled.layout import Size, layout
 from src.attention.tiled.plan import Choice, plan
 from src.attention.triton import passes, tiled_passes, tuning
 from src.attention.triton.tuning import Config
@@ -107,7 +107,7 @@ def _best(name: str, jobs: list[Job]) -> dict[str, list[int]]:
         full, masked, short = map(round, costs)
         print(f"{place}: {list(config[:5])}, full {full}, masked {masked}, short {short}", flush=True)
         if all(one <= KEPT * min(b[0][i] for b in best.values()) for i, one in enumerate(costs[:2])):
-            found[place] = [*config[:5], full, masked]
+            found[place] = [*config[:5], full, masked, _beside(Size(*size), full, masked, short)]
     return found
 
 
@@ -126,6 +126,12 @@ def _cost(job: Job, keys: KeySet) -> float:
     size = Size(*job.config[:2])
     scores = BATCH * plan((keys,) * HEADS, N, N, 0, torch.device("cuda", 0), (Choice(size),)).scores
     return float(time) * 1e12 / scores
+
+
+def _beside(size: Size, full: int, masked: int, short: int) -> int:
+    """What a query costs beside its scores: what these do not explain of the short window."""
+    found = layout(SHORT, N, N, 0, size, torch.device("cpu"))
+    return max(0, round((short * found.scores - found.cost(full, masked, 0)) / N))
 
 
 def _tensors(job: Job, n: int, device: str) -> list[Tensor]:

@@ -144,6 +144,13 @@ def test_keys_that_many_see_stand_together_and_equal_masks_are_stored_once() -> 
     assert found.entries < 0.4 * dense.entries  # a quarter of the keys are cells
 
 
+def test_the_size_that_costs_least_is_chosen() -> None:
+    small, large = Choice(Size(32, 32)), Choice(Size(64, 64), full=0.4, masked=0.4, query=20.0)
+    for keys, chosen in ((Window(32), small), (Dense(), large)):  # few scores a query, and many
+        assert plan((keys,), 512, 512, 0, CPU, (large, small)).size == chosen.size
+    assert plan((Window(32),), 512, 512, 0, CPU, (large._replace(query=0.0), small)).size == large.size
+
+
 def test_memory_grows_with_what_is_kept() -> None:
     sizes = [layout(Near(64, 4), n, n, 0, Size(64, 64), CPU) for n in (2048, 4096)]
     numbers = [sum(x.numel() for x in (s.order, *vars(s.by_query).values(), *vars(s.by_key).values())) for s in sizes]

@@ -75,10 +75,11 @@ class Layout:
         """Scores that are computed, kept or not."""
         return self.entries * self.size.queries * self.size.keys
 
-    def cost(self, full: float, masked: float) -> float:
-        """What they cost, given what a score costs in a full tile and in one with a mask."""
+    def cost(self, full: float, masked: float, query: float) -> float:
+        """What they cost, given what a score costs in a full tile and in one with a mask, and a query beside them."""
         share = float(self.by_query.full.sum()) / max(1, self.entries)
-        return self.scores * (share * full + (1 - share) * masked)
+        queries = len(self.by_query.full) * self.size.queries
+        return self.scores * (share * full + (1 - share) * masked) + queries * query
 
 
 @lru_cache(maxsize=256)

@@ -17,11 +17,12 @@ from src.attention.tiled.parts import Parts, parted
 
 
 class Choice(NamedTuple):
-    """A size of tiles, and what a score costs in a full tile and in one with a mask."""
+    """A size of tiles, what a score costs in a full tile and in one with a mask, and what a query costs beside them."""
 
     size: Size
     full: float = 1.0
     masked: float = 1.0
+    query: float = 0.0
 
 
 Sizes = tuple[Choice, ...]
@@ -51,7 +52,7 @@ class Plan:
 
     def cost(self, choice: Choice) -> float:
         """What they cost in all."""
-        return sum(self.layouts[place].cost(choice.full, choice.masked) for place in self.of_head)
+        return sum(self.layouts[place].cost(*choice[1:]) for place in self.of_head)
 
 
 class Joined(NamedTuple):

@@ -72,7 +72,7 @@ def tiled(kernel: str, device: torch.device, dtype: torch.dtype, qk: int, v: int
 def _tiled_sizes(kernel: str, gpu: str, itemsize: int, qk: int, v: int) -> Sizes:
     found = _table().get(gpu, {})
     stored = [found[name] for name in found if name.startswith(f"{key(kernel, itemsize, qk, v)} tile")]
-    choices = [Choice(Size(*one[:2]), *one[5:7]) for one in stored]
+    choices = [Choice(Size(*one[:2]), *one[5:]) for one in stored]
     smallest_last = sorted(choices, key=lambda one: -one.size.queries * one.size.keys)
     return tuple(smallest_last) or (Choice(Size(*_safe_tiled(itemsize * (qk + v))[:2])),)
 
@@ -81,7 +81,7 @@ def _tiled_sizes(kernel: str, gpu: str, itemsize: int, qk: int, v: int) -> Sizes
 def _tiled(kernel: str, gpu: str, itemsize: int, qk: int, v: int, size: Size) -> Config:
     found = _table().get(gpu, {}).get(f"{key(kernel, itemsize, qk, v)} tile {size.queries}x{size.keys}")
     if found:
-        return Config(*found[:5])  # behind it: what a score costs in a full tile, and in one with a mask
+        return Config(*found[:5])  # behind it: what its tiles cost (``Choice``)
     return _safe_tiled(itemsize * (qk + v))._replace(BM=size.queries, BN=size.keys)
 
 
