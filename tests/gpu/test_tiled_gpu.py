@@ -101,9 +101,11 @@ def error(found: Tensor, true: Tensor) -> float:
 
 def check(
     layer: tuple[KeySet, ...], backend: str, shared: int, packed: bool, dtype: torch.dtype,
-    n: int = 700, qk: int = 64, v: int = 64,
+    n: int = 700, qk: int = 64, v: int = 64, apart: bool = False,
 ) -> None:  # fmt: skip
     given = inputs(n, shared, qk, v, dtype)
+    if apart:
+        given = [x.detach().contiguous().requires_grad_() for x in given]
     documents = documents_of(n) if packed else None
     mask = seen(layer, n, documents)
     true = by_pytorch(given, mask, torch.float64)
@@ -153,6 +155,12 @@ def test_every_size_of_tiles(size: tuple[int, int], monkeypatch: pytest.MonkeyPa
     for layer in ("fixed", "longformer", "own"):
         check(LAYERS[layer], "lists", 4, False, torch.bfloat16)
         check(LAYERS[layer], "triton", 1, True, torch.float16)
+
+
+@pytest.mark.usefixtures("_poison")
+@pytest.mark.parametrize("layer", ["local", "longformer", "mixed"])
+def test_heads_apart_in_memory(layer: str) -> None:
+    check(LAYERS[layer], "triton", 2, False, torch.bfloat16, apart=True)
 
 
 @pytest.mark.parametrize("packed", [False, True])

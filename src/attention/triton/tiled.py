@@ -53,6 +53,17 @@ def _kept(masks, place, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
+def _place(count, groups, HEADS_FIRST: tl.constexpr):
+    """Which of the ``count`` programs of a head this is, and whose. HEADS_FIRST: heads are neighbours in memory, so
+    programs side by side work at the same tile of all of them; else at neighbouring tiles of one."""
+    number = tl.program_id(0)
+    if HEADS_FIRST:
+        return number // groups, number % groups
+    else:
+        return number % count, number // count
+
+
+@triton.jit
 def _layout_of(heads_of, head, ALIKE: tl.constexpr):
     """The layout of a head; ALIKE: all have one."""
     own = 0
@@ -151,14 +162,14 @@ def _over_keys(acc, top, total, q, dout, k, v, table, tiles, places, masks, firs
 def tiled_queries(q, k, v, out, lse, dout, delta, dq, keys_of, values_of, first, heads_of, table, starts, tiles, places,
                   masks, n, keys, row_tiles, key_places, scale, heads, groups, NEIGHBOURS: tl.constexpr,
                   FILLED: tl.constexpr, GRAD: tl.constexpr, ALIKE: tl.constexpr, DOCUMENTS: tl.constexpr,
-                  RATIO: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
+                  RATIO: tl.constexpr, HEADS_FIRST: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
                   BN: tl.constexpr):  # fmt: skip
     """One tile of queries: forward writes out and lse; backward (GRAD) reads them and writes delta and dq.
 
     Grid: tiles x (batch x heads), the last tiles first, which see the most.
     """
-    tile = row_tiles - 1 - tl.program_id(0) // groups
-    group = tl.program_id(0) % groups
+    number, group = _place(row_tiles, groups, HEADS_FIRST)
+    tile = row_tiles - 1 - number
     batch, head = group // heads, group % heads
     own = _layout_of(heads_of, head, ALIKE)
     table += own * key_places
@@ -234,17 +245,17 @@ def _over_queries(dk, dv, keys, values, q, lse, dout, delta, tiles, places, mask
 def tiled_keys(q, k, v, lse, dout, delta, dk, dv, queries_of, upstream_of, dk_shares, dv_shares, first, heads_of, table,
                parts, tiles, places, masks, n, keys, key_places, count, shares, scale, heads, groups,
                IN_ORDER: tl.constexpr, PARTIAL: tl.constexpr, SHARES: tl.constexpr, ALIKE: tl.constexpr,
-               DOCUMENTS: tl.constexpr, RATIO: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, BM: tl.constexpr,
-               BN: tl.constexpr):  # fmt: skip
+               DOCUMENTS: tl.constexpr, RATIO: tl.constexpr, HEADS_FIRST: tl.constexpr, QK: tl.constexpr,
+               V: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """Gradients of one tile of keys from one head of queries, or a share of them, written once by one program.
 
     Grid: parts of the lists of keys x (batch x heads), the longest first (``src.attention.tiled.parts``). Shares are
     (batch x heads, shares, BN, padded width) float32.
     """
-    group = tl.program_id(0) % groups
+    number, group = _place(count, groups, HEADS_FIRST)
     batch, head = group // heads, group % heads
     own = _layout_of(heads_of, head, ALIKE)
-    part = parts + (own * count + tl.program_id(0) // groups) * 4
+    part = parts + (own * count + number) * 4
     begin, end = tl.load(part + 1), tl.load(part + 2)
     j = _keys_of(table + own * key_places, tl.load(part), IN_ORDER, BN)
     there = j < keys

@@ -72,6 +72,7 @@ class _Job:
         self.first = None if first is None else view(first[:, None])
         self.constants = {
             "DOCUMENTS": first is not None, "RATIO": self.heads // k.shape[1], "QK": qk, "V": v.shape[-1],
+            "HEADS_FIRST": q.stride(1) < q.stride(2),
         }  # fmt: skip
 
     def queries(self, tensors: list[Any], grad: bool) -> None:

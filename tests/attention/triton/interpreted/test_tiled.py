@@ -35,11 +35,15 @@ def _small_tiles_and_poisoned_results(monkeypatch: pytest.MonkeyPatch) -> Iterat
     yield
 
 
-def check(case: str, layer: str, documents: bool, dtype: torch.dtype, bound: float, qk: int = 16, v: int = 24) -> None:
+def check(
+    case: str, layer: str, documents: bool, dtype: torch.dtype, bound: float, qk: int = 16, v: int = 24,
+    apart: bool = False,
+) -> None:  # fmt: skip
     heads, shared, queries, length, offset = CASES[case]
     torch.manual_seed(1)
     shapes = ((heads, queries, qk), (shared, length, qk), (shared, length, v))
-    given = [torch.randn(1, n, h, d).to(dtype).transpose(1, 2).requires_grad_() for h, n, d in shapes]
+    made = [torch.randn(1, n, h, d).to(dtype).transpose(1, 2) for h, n, d in shapes]
+    given = [(x.contiguous() if apart else x).requires_grad_() for x in made]
     first = torch.randint(0, length, (1, queries)).sort(1).values.int() if documents else None
     keys = LAYERS[layer][:heads]
     out = tiled_attention(*given, keys, "triton", 0.3, offset, first)  # type: ignore[arg-type]
@@ -53,11 +57,16 @@ def check(case: str, layer: str, documents: bool, dtype: torch.dtype, bound: flo
 
 
 @pytest.mark.parametrize(
-    ("case", "layer", "documents"),
-    [("whole", "own", False), ("shared keys", "paper", True), ("behind a cache", "mixed", False)],
+    ("case", "layer", "documents", "apart"),
+    [
+        ("whole", "own", False, False),
+        ("whole", "own", False, True),
+        ("shared keys", "paper", True, False),
+        ("behind a cache", "mixed", False, False),
+    ],
 )
-def test_values_and_gradients(case: str, layer: str, documents: bool) -> None:
-    check(case, layer, documents, torch.float32, 1e-5)
+def test_values_and_gradients(case: str, layer: str, documents: bool, apart: bool) -> None:
+    check(case, layer, documents, torch.float32, 1e-5, apart=apart)
 
 
 @pytest.mark.slow
