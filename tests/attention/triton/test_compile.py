@@ -33,8 +33,9 @@ FUSED = {
 TILED = {"tiled_queries", "tiled_keys", "tiled_key_sums"}
 MUON = {"write_kernel", "apply_kernel"}
 KERNELS_OF = {"attention": KERNELS, "tiled": TILED, "decoding": DECODING, "fused": FUSED, "muon": MUON}
-FAST = ("86", "90")  # the least shared memory, and all that GPUs can; between them and below, in test-all
-SLOW = ("80", "89")
+ARCHS = ("80", "86", "89", "90")
+FAST = {part: ("86", "90") if part in ("attention", "tiled") else ("90",) for part in KERNELS_OF}  # others: test-all
+SLOW = {part: tuple(arch for arch in ARCHS if arch not in FAST[part]) for part in KERNELS_OF}
 SMALLEST = 100 * 1024 - 1024  # shared memory a program may have on consumer Ampere and Ada cards
 LARGEST = 227 * 1024  # and on those of Hopper
 
@@ -55,30 +56,36 @@ def check(rows: list[dict], spill: int) -> None:
 
 
 @functools.cache
-def all_parts(archs: tuple[str, ...] = FAST) -> dict[str, list[dict]]:
-    """The kernels of each part of the project for these generations, as an unknown GPU would run them; and "stored":
-    those of attention as the table of tiles has them. One process compiles all, about one kernel a second."""
-    generations = [word for arch in archs for word in ("--arch", arch)]
-    both = ["--case", "strided", "--case", "fixed"]
-    lines = {part: ["--of", part, *generations, "--case", "fixed"] for part in KERNELS_OF}
-    lines |= {"attention": [*generations, *both], "stored": ["--arch", "90", "--stored", *both]}
+def all_parts(slow: bool) -> dict[str, list[dict]]:
+    """The kernels of each part of the project as an unknown GPU of each generation would run them; and "stored": those
+    of attention as the table of tiles has them. One process compiles all, about one kernel a second."""
+    lines = {
+        part: ["--of", part, "--case", "fixed", *(word for arch in archs for word in ("--arch", arch))]
+        for part, archs in (SLOW if slow else FAST).items()
+    }
+    lines["attention"] += ["--case", "strided"]
+    if not slow:
+        lines["stored"] = ["--arch", "90", "--stored", "--case", "strided", "--case", "fixed"]
     found: dict[str, list[dict]] = {name: [] for name in lines}
     for row in compiled(*[word for line in lines.values() for word in ("+", *line)][1:]):
         found[list(lines)[row["part"]]].append(row)
     return found
 
 
-@pytest.mark.parametrize("arch", [*FAST, *(pytest.param(arch, marks=pytest.mark.slow) for arch in SLOW)])
-@pytest.mark.parametrize("part", KERNELS_OF)
-def test_safe_configurations_fit_100_kb_and_do_not_spill(part: str, arch: str) -> None:
-    rows = [row for row in all_parts(FAST if arch in FAST else SLOW)[part] if row["arch"] == int(arch)]
+@pytest.mark.parametrize(
+    ("part", "arch", "slow"),
+    [(part, arch, False) for part in KERNELS_OF for arch in FAST[part]]
+    + [pytest.param(part, arch, True, marks=pytest.mark.slow) for part in KERNELS_OF for arch in SLOW[part]],
+)
+def test_safe_configurations_fit_100_kb_and_do_not_spill(part: str, arch: str, slow: bool) -> None:
+    rows = [row for row in all_parts(slow)[part] if row["arch"] == int(arch)]
     assert {row["kernel"] for row in rows} == KERNELS_OF[part]
     check(rows, spill=0)
 
 
 def test_no_kernel_is_forgotten() -> None:
     """Every kernel that is launched anywhere in the project is among those that the tests here compile."""
-    found = {row["function"] for part in KERNELS_OF for row in all_parts()[part]}
+    found = {row["function"] for part in KERNELS_OF for row in all_parts(False)[part]}
     assert found == launched_kernels(ROOT / "src")
 
 
@@ -123,7 +130,7 @@ def test_kernels_of_shared_keys_fit_too(stored: tuple[str, ...]) -> None:
 
 
 def test_stored_configurations_compile_for_their_gpu() -> None:
-    rows = all_parts()["stored"]
+    rows = all_parts(False)["stored"]
     assert max(row["config"][3] for row in rows) > 2, "the stored table was not used"
     for row in rows:
         assert row["shared"] <= LARGEST, row
