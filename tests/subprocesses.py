@@ -60,6 +60,6 @@ def said_without_second_rank(process: subprocess.Popen[str] | Started) -> str:
     kill_second_rank(process)
     killed = time.monotonic()
     said = "".join(stream or "" for stream in process.communicate(timeout=60))
-    assert time.monotonic() - killed < 20
+    assert time.monotonic() - killed < 20, said
     assert process.returncode == 137, said
     return said

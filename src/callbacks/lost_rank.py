@@ -49,7 +49,8 @@ class LostRank(Callback):
         if trainer.world_size == 1:
             return
         self._left.clear()
-        self._group = dist.new_group(backend="gloo", timeout=FOR_EVER)
+        if self._group is None:  # made once: while it is made, a rank that goes keeps the others waiting
+            self._group = dist.new_group(backend="gloo", timeout=FOR_EVER)
         self._thread = threading.Thread(target=self._listen, args=(self._group,), name="lost rank", daemon=True)
         self._thread.start()
 
@@ -72,7 +73,7 @@ class LostRank(Callback):
         with contextlib.suppress(RuntimeError):  # it has gone already
             dist.send(torch.ones(1), (dist.get_rank() - 1) % dist.get_world_size(), self._group)
         self._thread.join(seconds)
-        self._group = self._thread = None
+        self._thread = None
 
     def _listen(self, group: Any) -> None:
         try:

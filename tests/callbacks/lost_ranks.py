@@ -49,6 +49,14 @@ def _killed(rank: int, watch: LostRank, trainer: Any) -> None:
     time.sleep(600)  # as in a library that waits for the GPU
 
 
+def _between(rank: int, watch: LostRank, trainer: Any) -> None:
+    watch.teardown(trainer, None, "fit")  # type: ignore[arg-type]
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    watch.setup(trainer, None, "test")  # type: ignore[arg-type]
+    time.sleep(600)
+
+
 def _failed(rank: int, watch: LostRank, trainer: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if rank == 1:
@@ -66,7 +74,7 @@ def _stopped(rank: int, watch: LostRank, trainer: Any) -> None:
     time.sleep(1)
 
 
-KINDS = {"killed": _killed, "failed": _failed, "stopped": _stopped}
+KINDS = {"killed": _killed, "between": _between, "failed": _failed, "stopped": _stopped}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

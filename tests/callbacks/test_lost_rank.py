@@ -27,6 +27,14 @@ def test_ranks_that_wait_for_a_killed_one_say_so_and_end(tmp_path):
     assert (tmp_path / DRAFT).with_suffix(".written").exists()
 
 
+def test_a_rank_may_be_lost_between_two_passes(tmp_path):
+    began = time.monotonic()
+    done = ranks("between", 3, tmp_path)
+    assert done.returncode == 137, done.stderr
+    assert time.monotonic() - began < PATIENCE - 20
+    assert done.stderr.count("another rank is gone; go on with") == 2
+
+
 def test_ranks_that_stop_may_go_at_different_times(tmp_path):
     done = ranks("stopped", 2, tmp_path)
     assert done.returncode == 0, done.stderr

@@ -104,7 +104,8 @@ class Tables:
     @cached_property
     def masks_of_keys(self) -> Tensor:
         """The masks transposed, (masks, BK, BQ / 32 rounded up) int32: a row holds the queries of a key."""
-        return packed(unpacked(self.masks).transpose(1, 2))
+        parts = self.masks.split(1024)  # a bit takes eight bytes on its way
+        return torch.cat([packed(unpacked(part).transpose(1, 2)) for part in parts])
 
 
 def plan(
