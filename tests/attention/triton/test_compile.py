@@ -3,56 +3,29 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.attention.triton.compile_kernels import launched_kernels
+from tests.attention.triton.compiled import (
+    DECODING,
+    FUSED,
+    KERNELS,
+    LARGEST,
+    MUON,
+    ROOT,
+    SMALLEST,
+    TILED,
+    check,
+    compiled,
+)  # fmt: skip
 
 pytest.importorskip("triton")
 
-ROOT = Path(__file__).parents[3]
-KERNELS = {
-    "block_forward",
-    "block_backward_queries",
-    "block_backward_keys",
-    "window_forward",
-    "window_backward",
-    "column_forward",
-    "column_backward",
-}
-DECODING = {"embed_step", "step_vector", "step_linear", "decode_attention", "decode_join"}
-FUSED = {
-    "add_norm_forward", "add_norm_backward", "column_sums", "act_forward", "act_backward", "join_shares",
-    "nats_forward", "nats_backward", "turn_forward", "turn_backward",
-}  # fmt: skip
-TILED = {"tiled_queries", "tiled_keys", "tiled_key_sums"}
-MUON = {"write_kernel", "apply_kernel"}
 KERNELS_OF = {"attention": KERNELS, "tiled": TILED, "decoding": DECODING, "fused": FUSED, "muon": MUON}
 ARCHS = ("80", "86", "89", "90")
 FAST = {part: ("86", "90") if part in ("attention", "tiled") else ("90",) for part in KERNELS_OF}  # others: test-all
 SLOW = {part: tuple(arch for arch in ARCHS if arch not in FAST[part]) for part in KERNELS_OF}
-SMALLEST = 100 * 1024 - 1024  # shared memory a program may have on consumer Ampere and Ada cards
-LARGEST = 227 * 1024  # and on those of Hopper
-
-
-def compiled(*arguments: str) -> list[dict]:
-    """Compile in a process of its own: here the interpreter has taken the kernels' place."""
-    environment = os.environ | {"TRITON_INTERPRET": "0"}
-    command = [sys.executable, "-m", "tests.attention.triton.compile_kernels", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def check(rows: list[dict], spill: int) -> None:
-    for row in rows:
-        assert row["shared"] <= (LARGEST if row.get("deep") else SMALLEST), row
-        assert row["spilled"] <= spill, row
 
 
 @functools.cache
@@ -87,36 +60,6 @@ def test_no_kernel_is_forgotten() -> None:
     """Every kernel that is launched anywhere in the project is among those that the tests here compile."""
     found = {row["function"] for part in KERNELS_OF for row in all_parts(False)[part]}
     assert found == launched_kernels(ROOT / "src")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["modern", "rms with biases", "no biases"])
-@pytest.mark.parametrize("arch", [86, 90])
-def test_decoding_kernels_of_every_recipe_fit(arch: int, recipe: str) -> None:
-    rows = compiled("--of", "decoding", "--recipe", recipe, "--arch", str(arch), "--case", "fixed")
-    assert {row["kernel"] for row in rows} == DECODING
-    check(rows, spill=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("widths", [(32, 32), (64, 128), (128, 128)])
-@pytest.mark.parametrize("arch", [86, 90])
-def test_decoding_kernels_of_all_widths_and_dtypes_fit(arch: int, widths: tuple[int, int], dtype: str) -> None:
-    line = ("--arch", str(arch), "--dtype", dtype, "--qk", str(widths[0]), "--v", str(widths[1]), "--case", "fixed")
-    rows = compiled("--of", "decoding", *line)
-    assert {row["kernel"] for row in rows} == DECODING
-    check(rows, spill=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("widths", [(32, 32), (64, 128), (128, 128)])
-@pytest.mark.parametrize("arch", [86, 90])
-def test_all_widths_and_dtypes_fit(arch: int, widths: tuple[int, int], dtype: str) -> None:
-    rows = compiled("--arch", str(arch), "--dtype", dtype, "--qk", str(widths[0]), "--v", str(widths[1]))
-    assert {row["kernel"] for row in rows} == KERNELS
-    check(rows, spill=2560)  # wide fp32 tiles: slow, not wrong
 
 
 @pytest.mark.parametrize("stored", [(), pytest.param(("--stored",), marks=pytest.mark.slow)], ids=["safe", "stored"])
