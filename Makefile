@@ -4,6 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := .tools
 
+define venv # one that another Python made is made anew: the two would be mixed
+@[ "$$($(1)/bin/python -VV 2>&1)" = "$$($(PYTHON) -VV 2>&1)" ] || rm -rf $(1)
+$(PYTHON) -m venv $(1)
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-all test-gpu lint format bench lock audit licences docs
 
@@ -16,7 +21,7 @@ setup: $(VENV)/.done ## Install everything into .venv
 $(VENV)/.done: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed, found $$($(PYTHON) --version 2>&1): run make PYTHON=python3.11"; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	$(call venv,$(VENV))
 	@$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement requirements.lock || \
 		echo "requirements.lock does not fit this machine: versions are chosen by the ranges of pyproject.toml"
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
@@ -51,7 +56,7 @@ bench: setup ## Every measurement of docs/benchmarks.md that one GPU makes (on a
 	$(BIN)/python -m scripts.bench.all $(ARGS)
 
 $(TOOLS)/.done:
-	$(PYTHON) -m venv $(TOOLS)
+	$(call venv,$(TOOLS))
 	$(TOOLS)/bin/python -m pip install --quiet 'pip-tools>=7.5,<8' 'pip-audit>=2.9,<3' 'pip-licenses>=5.5,<6' \
 		'mkdocs-material>=9.6,<10' 'mkdocstrings-python>=1.16,<3'
 	@touch $@
