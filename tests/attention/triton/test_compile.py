@@ -18,7 +18,7 @@ from tests.attention.triton.compiled import (
     TILED,
     check,
     compiled,
-)  # fmt: skip
+)
 
 pytest.importorskip("triton")
 
@@ -46,12 +46,12 @@ def all_parts(slow: bool) -> dict[str, list[dict]]:
 
 
 @pytest.mark.parametrize(
-    ("part", "arch", "slow"),
-    [(part, arch, False) for part in KERNELS_OF for arch in FAST[part]]
-    + [pytest.param(part, arch, True, marks=pytest.mark.slow) for part in KERNELS_OF for arch in SLOW[part]],
+    ("part", "arch"),
+    [(part, arch) for part in KERNELS_OF for arch in FAST[part]]
+    + [pytest.param(part, arch, marks=pytest.mark.slow) for part in KERNELS_OF for arch in SLOW[part]],
 )
-def test_safe_configurations_fit_100_kb_and_do_not_spill(part: str, arch: str, slow: bool) -> None:
-    rows = [row for row in all_parts(slow)[part] if row["arch"] == int(arch)]
+def test_safe_configurations_fit_100_kb_and_do_not_spill(part: str, arch: str) -> None:
+    rows = [row for row in all_parts(arch in SLOW[part])[part] if row["arch"] == int(arch)]
     assert {row["kernel"] for row in rows} == KERNELS_OF[part]
     check(rows, spill=0)
 
